@@ -1,0 +1,80 @@
+"""Every error that the server answers with, in one shape.
+
+{"error": {"code": "unknown_mode", "message": "...", "request_id": "..."}}
+
+400  malformed request: no image, several images, broken multipart, unknown or contradictory fields
+404, 405, 429, 503, 504  as HTTP means them
+413  more bytes or more pixels than the limit
+415  the bytes are not an image in a known format
+422  an image or a value that is understood and cannot be used: damaged, unknown mode, top_k out of range
+500  a fault of the server; the message says nothing else, the log says everything
+
+RequestError    a fault of the client; raised while a request is read, answered by `response`
+"""
+
+import http.client
+import json
+
+from starlette.responses import Response
+
+from serving.images import ImageError
+
+REQUEST_ID = "x-request-id"  # the header, and the key in the ASGI scope (BentoML uses "request_id")
+CODE = "x-error-code"  # also what tells an error in our shape from one of the libraries below us
+
+_IMAGE_STATUS = {
+    "not_an_image": 415,
+    "damaged_image": 422,
+    "too_many_pixels": 413,
+    "unsupported_pixels": 422,
+}
+_STATUS_TEXT = {
+    404: ("not_found", "there is nothing at this address; GET /docs lists what there is"),
+    405: (
+        "method_not_allowed",
+        "this address does not answer to this method; see the header Allow",
+    ),
+    429: ("too_many_requests", "the server is busy; try again in a moment"),
+    503: ("unavailable", "the server is not ready; try again in a moment"),
+    504: ("timeout", "the server did not finish in time; try again with a smaller image"),
+}
+_SERVER_FAULT = (
+    "internal_error",
+    "the server failed; its log has the details under this request id",
+)
+
+
+class RequestError(Exception):
+    """A request that cannot be answered, through no fault of the server."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+def from_image_error(error: ImageError) -> RequestError:
+    """What an unusable picture means over HTTP."""
+    return RequestError(_IMAGE_STATUS[error.code], error.code, str(error))
+
+
+def from_status(status: int) -> RequestError:
+    """The error that stands for one of a library below us, whose own text is not passed on."""
+    if status >= 500:
+        code, message = _STATUS_TEXT.get(status, _SERVER_FAULT)
+    else:
+        phrase = http.client.responses.get(status, "Bad Request")
+        fallback = (phrase.lower().replace(" ", "_"), f"the request was refused: {phrase}")
+        code, message = _STATUS_TEXT.get(status, fallback)
+    return RequestError(status, code, message)
+
+
+def response(error: RequestError, request_id: str) -> Response:
+    """The answer that an error becomes."""
+    content = {"code": error.code, "message": str(error), "request_id": request_id}
+    return Response(
+        json.dumps({"error": content}, ensure_ascii=False),
+        status_code=error.status,
+        headers={REQUEST_ID: request_id, CODE: error.code},
+        media_type="application/json",
+    )

@@ -1,0 +1,202 @@
+"""Bytes or pixels to uint8 (height, width, 3) RGB: the one decode-and-resize path there is.
+
+Training reads a folder through this file and serving answers through it, so a picture can never be
+seen one way when it is learnt and another way when it is asked about. Pillow and NumPy, nothing
+else.
+
+How anything becomes RGB (docs/images.md says it for users):
+  EXIF orientation is applied; grey is repeated over the three channels; palettes are looked up;
+  alpha is composited over white; CMYK, YCbCr and HSV are converted by Pillow without a colour
+  profile; 16-bit grey keeps its high byte, as Pillow does for 16-bit colour; of an animation the
+  first frame counts.
+"""
+
+import io
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Pixels = NDArray[np.uint8]
+ResizeRule = Literal["crop", "stretch"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+MAX_PIXELS = 50_000_000  # a 50-megapixel picture is 150 MB of RGB; beyond it a small file can fill the memory
+
+# What browsers, cameras and scanners write. Pillow knows more formats, some of which start other programs (EPS).
+# MPO, which some cameras write, is opened as the JPEG that it begins with.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {  # EXIF 2.32, tag 274: what to do so that the picture stands upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(Exception):
+    """A picture that cannot be used.
+
+    code: "not_an_image", "damaged_image", "too_many_pixels" or "unsupported_pixels".
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The picture a model takes: its size in pixels and how another size becomes it.
+
+    resize: "crop" scales until the shorter side fits and cuts the centre out; "stretch" ignores the
+    aspect ratio.
+
+    Raises:
+        ValueError: a size below 1, or a rule or an interpolation that is not known.
+    """
+
+    height: int
+    width: int
+    resize: ResizeRule = "crop"
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(
+                f"an image of {self.height} x {self.width} pixels; both must be at least 1"
+            )
+        for value, known in ((self.resize, ResizeRule), (self.interpolation, Interpolation)):
+            if value not in get_args(known):
+                raise ValueError(
+                    f"unknown image setting {value!r}; choose from {list(get_args(known))}"
+                )
+
+
+def decode(data: bytes, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """The picture in an encoded file, as the model takes it: (spec.height, spec.width, 3) uint8 RGB.
+
+    The bytes decide what format it is, never a file name or a declared content type.
+
+    Raises:
+        ImageError: not a picture, a damaged one, more than max_pixels, or pixels that have no RGB
+            meaning.
+    """
+    return fit(open_image(data, max_pixels=max_pixels), spec)
+
+
+def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The decoded, upright picture of an encoded file, in whatever mode the file has.
+
+    Raises:
+        ImageError: as decode.
+    """
+    if not data:
+        raise ImageError("not_an_image", "the image is empty (0 bytes)")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_known_formats())
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError("too_many_pixels", _too_many(max_pixels)) from None
+    except (
+        Exception
+    ) as error:  # Pillow's parsers raise many types on hostile headers; each means the same here
+        raise ImageError(
+            "not_an_image", f"not an image in a known format ({', '.join(FORMATS)})"
+        ) from error
+    if image.width * image.height > max_pixels:
+        raise ImageError("too_many_pixels", _too_many(max_pixels, image.size))
+    try:
+        image.load()
+    except Exception as error:  # as above: truncated, corrupt or hostile data
+        raise ImageError(
+            "damaged_image", f"the {image.format} image is truncated or damaged"
+        ) from error
+    return _upright(image)
+
+
+def fit(image: Image.Image, spec: ImageSpec) -> Pixels:
+    """A decoded picture as the model takes it: (spec.height, spec.width, 3) uint8 RGB.
+
+    Raises:
+        ImageError: the picture's pixels have no RGB meaning (floating point, CIELAB).
+    """
+    rgb = to_rgb(image)
+    size = (spec.width, spec.height)
+    if rgb.size != size:
+        method = _RESAMPLING[spec.interpolation]
+        rgb = ImageOps.fit(rgb, size, method) if spec.resize == "crop" else rgb.resize(size, method)
+    return np.asarray(rgb)
+
+
+def from_array(array: NDArray[np.uint8]) -> Image.Image:
+    """A Pillow image over an array of (H, W), (H, W, 1) grey or (H, W, 3) RGB uint8 pixels."""
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """The picture as a lossless PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture in mode RGB; the module's first lines say how each other mode becomes it.
+
+    Raises:
+        ImageError: floating-point or CIELAB pixels, or integers beyond 16 bits.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError(
+                "unsupported_pixels",
+                "the image has integer pixels beyond 16 bits; save it as 8 or 16 bit",
+            )
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("F", "LAB"):
+        raise ImageError(
+            "unsupported_pixels",
+            f"pixels of mode {image.mode} have no agreed RGB; save it as 8-bit RGB",
+        )
+    return image.convert("RGB")
+
+
+@cache
+def _known_formats() -> tuple[str, ...]:
+    """The formats that this Pillow was built with; it answers others with a KeyError for every picture."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # a picture with a broken EXIF block is still a picture: it counts as upright
+        orientation = 1
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _too_many(max_pixels: int, size: tuple[int, int] | None = None) -> str:
+    got = f"{size[0]} x {size[1]} pixels" if size else "the image"
+    return f"{got}: more than the limit of {max_pixels / 1e6:g} megapixels"

@@ -1,0 +1,38 @@
+"""What a server allows itself and others: request size, answer length, processor threads."""
+
+import math
+import os
+from pathlib import Path
+
+MAX_REQUEST_BYTES = 20 * 1024 * 1024  # one picture straight from a camera is rarely above 15 MB
+
+_CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
+
+
+def available_cpus() -> int:
+    """The processors this process may use: the smaller of its affinity and its container's quota, at least 1.
+
+    A container limited to 2 CPUs on a 64-core host sees 64 of them; threads sized by the host then fight
+    each other (onnxruntime#29510), so the cgroup's quota (v2 cpu.max, v1 cfs_quota_us) is read as well.
+    """
+    visible = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    quota = _cgroup_quota()
+    return max(1, min(visible, math.ceil(quota))) if quota else visible
+
+
+def _cgroup_quota() -> float | None:
+    """Processors' worth of time that the control group grants; None without a limit that can be read."""
+    try:
+        quota, period = _CGROUP_V2.read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (_CGROUP_V1 / "cpu.cfs_quota_us").read_text().strip()
+            period = (_CGROUP_V1 / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if not (quota.isdigit() and period.isdigit() and int(period) > 0):  # no limit is "max" or "-1"
+        return None
+    return int(quota) / int(period)

@@ -1,0 +1,94 @@
+"""The parts of a multipart/form-data body, as bytes. Nothing is written to disk, nothing is fetched."""
+
+from dataclasses import dataclass
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from serving.errors import RequestError
+
+MAX_PARTS = 16
+MAX_NAME_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Part:
+    """One field of a form."""
+
+    name: str
+    data: bytes
+
+
+def split(body: bytes, content_type: str) -> list[Part]:
+    """The parts of a body, in their order.
+
+    Raises:
+        RequestError: no boundary, a malformed or truncated body, a part without a name, more than MAX_PARTS.
+    """
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise _malformed("its content type has no boundary")
+    collector = _Collector()
+    try:
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": collector.begin,
+                "on_header_field": collector.header_name,
+                "on_header_value": collector.header_value,
+                "on_header_end": collector.header_end,
+                "on_part_data": collector.data,
+                "on_part_end": collector.end,
+                "on_end": collector.finish,
+            },
+        )
+        parser.write(body)
+    except FormParserError:
+        raise _malformed("its parts do not follow RFC 7578") from None
+    if not collector.complete:
+        raise _malformed("it ends before its last boundary")
+    return collector.parts
+
+
+class _Collector:
+    """The state between the parser's callbacks."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.complete = False
+        self._chunks: list[bytes] = []
+        self._field = b""
+        self._value = b""
+        self._name: str | None = None
+
+    def begin(self) -> None:
+        if len(self.parts) == MAX_PARTS:
+            raise _malformed(f"it has more than {MAX_PARTS} parts")
+        self._chunks, self._name, self._field, self._value = [], None, b"", b""
+
+    def header_name(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def header_end(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            name = parse_options_header(self._value)[1].get(b"name", b"")
+            self._name = name[:MAX_NAME_BYTES].decode("utf-8", "replace") or None
+        self._field = self._value = b""
+
+    def data(self, data: bytes, start: int, end: int) -> None:
+        self._chunks.append(data[start:end])
+
+    def end(self) -> None:
+        if self._name is None:
+            raise _malformed("a part has no name")
+        self.parts.append(Part(self._name, b"".join(self._chunks)))
+
+    def finish(self) -> None:
+        self.complete = True
+
+
+def _malformed(reason: str) -> RequestError:
+    return RequestError(400, "malformed_multipart", f"the multipart body cannot be read: {reason}")

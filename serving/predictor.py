@@ -1,0 +1,205 @@
+"""A bundle's graphs in onnxruntime sessions, one a mode: uint8 pictures in, probabilities out. Knows no HTTP.
+
+DeviceError    CUDA was asked for and the session would not really run on it
+ModeError      a mode the bundle does not have
+"""
+
+import ctypes
+import logging
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from serving.bundle import Bundle, BundleError, Manifest, Mode, Tensor
+from serving.images import ImageSpec, Pixels
+from serving.limits import available_cpus
+
+Device = Literal["auto", "cpu", "cuda"]
+Probabilities = NDArray[np.float32]
+
+INPUT = "images"
+PROBABILITIES = "probabilities"
+
+_log = logging.getLogger(__name__)
+
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
+_ERRORS_ONLY = (
+    3  # onnxruntime's log severity; what is a warning there is either checked here or harmless
+)
+
+
+class DeviceError(Exception):
+    """The device that was asked for is not there."""
+
+
+class ModeError(Exception):
+    """The bundle has no such mode."""
+
+
+class Predictor:
+    """Answers for one bundle. The graphs are loaded when it is made; calls from several threads are safe.
+
+    bundle: a checked bundle.
+    device: "cuda" fails where CUDA does not really run; "auto" takes it where it does, and says so where a GPU is
+        left unused.
+    modes: which modes to load; None for all of them.
+    threads: per session; None for as many as the process has processors.
+
+    Raises:
+        DeviceError: "cuda" was asked for and is not to be had.
+        ModeError: a mode that the bundle lacks.
+        BundleError: a graph that onnxruntime cannot load, or that contradicts the manifest.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: Device = "auto",
+        modes: Iterable[str] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.manifest = bundle.manifest
+        self.spec = _image_spec(bundle)
+        _check_meaning(self.manifest, self.spec)
+        self.provider = provider(device)
+        self._may_fall_back = device == "auto"
+        names = (
+            list(self.manifest.modes) if modes is None else [self.mode_name(mode) for mode in modes]
+        )
+        self._sessions = {name: self._session(bundle, name, threads) for name in names}
+
+    def mode_name(self, name: str | None) -> str:
+        """The mode to answer in: the name itself if the bundle has it, its default mode for None.
+
+        Raises:
+            ModeError: the bundle has no mode of that name.
+        """
+        return mode_name(self.manifest, name)
+
+    def predict(self, images: Pixels, mode: str) -> Probabilities:
+        """The classes' probabilities in one mode.
+
+        images: (B, H, W, 3) uint8 RGB of the bundle's image size. Returns (B, N) float32, each row sums to 1.
+        """
+        (probabilities,) = self._sessions[mode].run([PROBABILITIES], {INPUT: images})
+        return np.asarray(probabilities, dtype=np.float32)
+
+    def warm_up(self) -> None:
+        """Run every loaded mode once, so that the first request does not pay for onnxruntime's set-up."""
+        blank = np.zeros((1, self.spec.height, self.spec.width, 3), dtype=np.uint8)
+        for mode in self._sessions:
+            self.predict(blank, mode)
+
+    def _session(self, bundle: Bundle, name: str, threads: int | None) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or available_cpus()
+        options.log_severity_level = _ERRORS_ONLY
+        path = bundle.graph(name)
+        try:
+            session = ort.InferenceSession(path, options, providers=[self.provider])
+        except Exception as error:  # onnxruntime raises a dozen unrelated types
+            raise BundleError(f"{path.name}: onnxruntime cannot load it ({error})") from error
+        _check_signature(path.name, session, self.manifest.modes[name])
+        if self.provider in session.get_providers():
+            return session
+        if not self._may_fall_back:
+            raise DeviceError(
+                f"CUDA was asked for, but onnxruntime runs {path.name} on {session.get_providers()[0]}"
+            )
+        _log.warning(
+            "there is a GPU, but onnxruntime cannot use it (are cuDNN and CUDA installed?): running on the CPU"
+        )
+        self.provider = _CPU
+        return session
+
+
+def _image_spec(bundle: Bundle) -> ImageSpec:
+    try:
+        return ImageSpec(**bundle.manifest.image)
+    except (TypeError, ValueError) as error:
+        raise BundleError(
+            f"the manifest's image section is malformed ({error}); export the bundle again"
+        ) from None
+
+
+def _check_signature(file: str, session: ort.InferenceSession, mode: Mode) -> None:
+    for side, declared, found in (
+        ("inputs", mode.inputs, session.get_inputs()),
+        ("outputs", mode.outputs, session.get_outputs()),
+    ):
+        if len(declared) != len(found) or not all(map(_agree, declared, found)):
+            raise BundleError(
+                f"{file}: its {side} are not those that the manifest names; export the bundle again"
+            )
+
+
+def _agree(declared: Tensor, found: ort.NodeArg) -> bool:
+    """Whether a graph has the tensor that the manifest names; a size that the graph leaves open fits any."""
+    if (declared.name, declared.dtype) != (found.name, _DTYPES.get(found.type)):
+        return False
+    if len(declared.shape) != len(found.shape):
+        return False
+    pairs = zip(declared.shape, found.shape, strict=True)
+    return all(not isinstance(got, int) or got == expected for expected, got in pairs)
+
+
+def _check_meaning(manifest: Manifest, spec: ImageSpec) -> None:
+    """Raise BundleError where a mode does not take the manifest's pictures or does not answer with its classes."""
+    takes = (Tensor(INPUT, "uint8", (None, spec.height, spec.width, 3)),)
+    answers = Tensor(PROBABILITIES, "float32", (None, len(manifest.classes)))
+    for name, mode in manifest.modes.items():
+        if mode.inputs != takes or answers not in mode.outputs:
+            raise BundleError(
+                f"mode {name!r} does not turn the manifest's images into probabilities of its classes; "
+                "export the bundle again"
+            )
+
+
+def mode_name(manifest: Manifest, name: str | None) -> str:
+    """The mode that a name means: itself if the manifest has it, the default mode for None.
+
+    Raises:
+        ModeError: the manifest has no mode of that name.
+    """
+    if name is None:
+        return manifest.default_mode
+    if name not in manifest.modes:
+        raise ModeError(f"unknown mode {name!r}; this bundle has {sorted(manifest.modes)}")
+    return name
+
+
+def provider(device: Device) -> str:
+    """The execution provider to ask onnxruntime for.
+
+    Raises:
+        DeviceError: "cuda" was asked for and there is no usable GPU, or no onnxruntime for it.
+    """
+    if device == "cpu":
+        return _CPU
+    missing = _missing_cuda()
+    if missing and device == "auto":
+        return _CPU
+    if missing:
+        raise DeviceError(
+            f"CUDA was asked for, but {missing}; use --device cpu, or auto to take what there is"
+        )
+    ort.preload_dlls()
+    return _CUDA
+
+
+def _missing_cuda() -> str | None:
+    if _CUDA not in ort.get_available_providers():
+        return "this onnxruntime has no CUDA provider (install onnxruntime-gpu)"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "there is no NVIDIA driver on this machine"
+    if driver.cuInit(0) != 0:
+        return "the NVIDIA driver finds no usable GPU"
+    return None

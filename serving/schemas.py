@@ -1,0 +1,110 @@
+"""What the server takes and answers, as pydantic models: for the OpenAPI page and BentoML's client.
+
+The hot path serialises plain dictionaries; tests hold them against these models.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from bentoml import IODescriptor
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+
+from serving import form
+from serving.errors import REQUEST_ID, RequestError
+
+
+class Label(BaseModel):
+    """A class and how probable it is."""
+
+    label: str
+    probability: float = Field(ge=0, le=1)
+
+
+class Prediction(BaseModel):
+    """What an image shows."""
+
+    model: str = Field(description="the bundle's name")
+    mode: str = Field(description="the mode that answered")
+    label: str = Field(description="the most probable class")
+    index: int = Field(ge=0, description="its place in the list of classes")
+    confidence: float = Field(ge=0, le=1, description="its probability")
+    top: list[Label] = Field(description="the top_k most probable classes, best first")
+    forward_passes: int = Field(ge=1, description="how often the network ran for this answer")
+    milliseconds: float = Field(ge=0, description="decoding and inference, without the network")
+
+
+class ModeInfo(BaseModel):
+    """One way of answering."""
+
+    forward_passes: int
+    precision: str
+    temperature: float
+    metrics: dict[str, float] = Field(description="what the mode was measured to be worth")
+
+
+class ModelInfo(BaseModel):
+    """A model that is loaded."""
+
+    name: str
+    task: str
+    classes: list[str]
+    image: dict[str, Any] = Field(description="the size and the resize rule of what the model sees")
+    transformations: list[str]
+    modes: dict[str, ModeInfo]
+    default_mode: str = Field(description="the mode that answers requests that name none")
+    device: str = Field(description="cpu or cuda")
+    provider: str = Field(description="the execution provider of onnxruntime")
+    parity: dict[str, Any] = Field(description="how far the graphs are from what was trained")
+
+
+class Models(BaseModel):
+    """Everything that is loaded."""
+
+    models: list[ModelInfo]
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong and what to do."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+class ErrorAnswer(BaseModel):
+    """The one shape of every error."""
+
+    error: ErrorDetail
+
+
+class PredictInput(IODescriptor):  # type: ignore[misc]  # BentoML's SDK is not typed
+    """What POST /predict takes, as BentoML describes it to its clients; `form` does the reading.
+
+    BentoML's own reading trusts the declared content type and fetches URLs that it finds in file fields.
+    """
+
+    image: Path = Field(description="the encoded image: JPEG, PNG, WebP, ...")
+    mode: str | None = Field(
+        default=None, description="how to answer; the server's default if null"
+    )
+    top_k: int | None = Field(default=None, description="how many classes to name; 5 if null")
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: object) -> Any:
+        """The request as it came, or why it cannot be read: BentoML would log what is raised here."""
+        try:
+            return await form.receive(request)
+        except RequestError as error:
+            return form.Refused(error, request.scope[REQUEST_ID])
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The schema for BentoML's client, which is to see fields and not one positional argument."""
+        schema: dict[str, Any] = super().model_json_schema(*args, **kwargs)
+        schema.pop("root_input", None)
+        return schema
+
+
+# One positional argument, what from_http_request returns, instead of one for each field above.
+PredictInput.__root_input__ = True

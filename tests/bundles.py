@@ -1,0 +1,126 @@
+"""A tiny bundle whose answers can be told by eye, made without torch: red, green or blue?
+
+The class is the softmax of the mean of each colour channel, scaled; `aggregated` turns the picture by quarters,
+which leaves a mean as it is, so all modes agree and only their cost differs.
+"""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from serving.bundle import MANIFEST, Manifest, Mode, Tensor, encode
+
+CLASSES = ("red", "green", "blue")
+SIZE = 32
+TURNS = 4
+
+_PIXELS = Tensor("images", "uint8", (None, SIZE, SIZE, 3))
+_PROBABILITIES = Tensor("probabilities", "float32", (None, len(CLASSES)))
+_VOTES = Tensor("per_transformation", "float32", (None, TURNS, len(CLASSES)))
+_COPIES = Tensor("copies", "uint8", (None, TURNS, SIZE, SIZE, 3))
+_TYPES = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}
+
+
+def write_bundle(folder: Path, **changes: object) -> Path:
+    """Write the bundle into a folder, which is made; changes replace fields of its manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    modes = {
+        "distilled": _write(folder, "distilled", _single(), (_PROBABILITIES,), 1),
+        "single": _write(folder, "single", _single(), (_PROBABILITIES,), 1),
+        "aggregated": _write(
+            folder, "aggregated", _aggregated(), (_PROBABILITIES, _VOTES, _COPIES), TURNS
+        ),
+    }
+    write_manifest(folder, replace(_manifest(modes), **changes))  # type: ignore[arg-type]
+    return folder
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a manifest as the bundle's own."""
+    (folder / MANIFEST).write_text(encode(manifest), encoding="utf-8")
+
+
+def _manifest(modes: dict[str, Mode]) -> Manifest:
+    return Manifest(
+        name="colours",
+        task="classify",
+        classes=CLASSES,
+        image={"height": SIZE, "width": SIZE, "resize": "crop", "interpolation": "bicubic"},
+        transformations=("rotation0", "rotation90", "rotation180", "rotation270"),
+        modes=modes,
+        default_mode="distilled",
+        parity={"max_abs_diff": 0.0, "tolerance": 1e-4},
+        provenance={"data": "made up"},
+    )
+
+
+def _write(
+    folder: Path,
+    name: str,
+    nodes: list[onnx.NodeProto],
+    outputs: tuple[Tensor, ...],
+    passes: int,
+) -> Mode:
+    path = folder / f"{name}.onnx"
+    graph = helper.make_graph(
+        nodes, name, [_info(_PIXELS)], [_info(output) for output in outputs], _constants()
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Mode(path.name, digest, (_PIXELS,), outputs, passes, "fp32", 1.0, {"top1": 1.0})
+
+
+def _info(tensor: Tensor) -> onnx.ValueInfoProto:
+    shape = ["batch" if size is None else size for size in tensor.shape]
+    return helper.make_tensor_value_info(tensor.name, _TYPES[tensor.dtype], shape)
+
+
+def _constants() -> list[onnx.TensorProto]:
+    values = {
+        "scale": np.array(16 / 255, dtype=np.float32),
+        "spatial": np.array([1, 2]),
+        "copy_axis": np.array([1]),
+        "turns": np.array([1, TURNS, 1]),
+        "height": np.array([1]),
+        "width": np.array([2]),
+        "from_end": np.array([-1]),
+        "to_start": np.array([-(2**31)]),
+        "backwards": np.array([-1]),
+    }
+    return [numpy_helper.from_array(value, name) for name, value in values.items()]
+
+
+def _single() -> list[onnx.NodeProto]:
+    """images (B, H, W, 3) -> probabilities (B, N): N is 3, a class for each channel."""
+    return [
+        helper.make_node("Cast", ["images"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["values", "spatial"], ["means"], keepdims=0),
+        helper.make_node("Mul", ["means", "scale"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+
+
+def _flip(source: str, result: str, axis: str) -> onnx.NodeProto:
+    return helper.make_node("Slice", [source, "from_end", "to_start", axis, "backwards"], [result])
+
+
+def _aggregated() -> list[onnx.NodeProto]:
+    copies = ("images", "turned1", "turned2", "turned3")
+    return [
+        *_single(),
+        helper.make_node("Unsqueeze", ["probabilities", "copy_axis"], ["vote"]),
+        helper.make_node("Tile", ["vote", "turns"], ["per_transformation"]),
+        helper.make_node("Transpose", ["images"], ["transposed"], perm=[0, 2, 1, 3]),
+        _flip("transposed", "turned1", "height"),
+        _flip("images", "upside_down", "height"),
+        _flip("upside_down", "turned2", "width"),
+        _flip("transposed", "turned3", "width"),
+        *(helper.make_node("Unsqueeze", [c, "copy_axis"], [f"{c}_5d"]) for c in copies),
+        helper.make_node("Concat", [f"{c}_5d" for c in copies], ["copies"], axis=1),
+    ]

@@ -1,0 +1,132 @@
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.bundle import FORMAT, MANIFEST, BundleError, encode, parse, read
+from tests.bundles import write_bundle, write_manifest
+
+
+def altered(text: str, change: Callable[[dict[str, Any]], object]) -> str:
+    """A manifest's text with something changed in it, under a digest that fits."""
+    content = json.loads(text)
+    del content["digest"]
+    change(content)
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return json.dumps({**content, "digest": hashlib.sha256(canonical.encode()).hexdigest()})
+
+
+def test_read_gives_back_what_was_encoded(colours: Path):
+    manifest = read(colours).manifest
+    assert manifest.classes == ("red", "green", "blue")
+    assert manifest.modes["aggregated"].forward_passes == 4
+    assert manifest.modes["distilled"].inputs[0].shape == (None, 32, 32, 3)
+    assert parse(encode(manifest)) == manifest
+
+
+def test_graph_is_the_path_of_the_modes_file(colours: Path):
+    assert read(colours).graph("single") == colours / "single.onnx"
+
+
+def test_encode_keeps_names_that_are_not_ascii(colours: Path):
+    manifest = replace(read(colours).manifest, classes=("rød", "grün", "青"))
+    assert "青" in encode(manifest)
+    assert parse(encode(manifest).encode()) == manifest
+
+
+def test_folder_without_a_manifest_is_not_a_bundle(tmp_path: Path):
+    with pytest.raises(BundleError, match=r"is not a bundle: it has no manifest\.json"):
+        read(tmp_path)
+
+
+def test_folder_that_does_not_exist_is_not_a_bundle(tmp_path: Path):
+    with pytest.raises(BundleError, match="is not a bundle"):
+        read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "distilled.onnx", "single.onnx", "aggregated.onnx"])
+@pytest.mark.parametrize("place", [0.0, 0.5, 0.99])
+def test_one_flipped_bit_in_any_file_is_noticed(tmp_path: Path, name: str, place: float):
+    path = write_bundle(tmp_path) / name
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=name.replace(".", r"\.")):
+        read(tmp_path)
+
+
+def test_graph_that_is_missing_is_named(tmp_path: Path):
+    (write_bundle(tmp_path) / "aggregated.onnx").unlink()
+    with pytest.raises(BundleError, match=r"aggregated\.onnx is missing"):
+        read(tmp_path)
+
+
+def test_shared_weights_are_checked_too(tmp_path: Path):
+    manifest = read(write_bundle(tmp_path)).manifest
+    (tmp_path / "weights.bin").write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    write_manifest(tmp_path, replace(manifest, weights={"weights.bin": digest}))
+    assert read(tmp_path).manifest.weights == {"weights.bin": digest}
+    (tmp_path / "weights.bin").write_bytes(b"weighty")
+    with pytest.raises(BundleError, match=r"weights\.bin: sha256"):
+        read(tmp_path)
+
+
+def test_newer_format_asks_for_a_newer_viewfold(colours: Path):
+    text = altered(
+        (colours / MANIFEST).read_text(), lambda content: content.update(format=FORMAT + 1)
+    )
+    with pytest.raises(BundleError, match=f"of format {FORMAT + 1}.*install a newer viewfold"):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"format": "1"}', b"\xff\xfe"])
+def test_what_is_no_manifest_is_refused(text: str | bytes):
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        parse(text)
+
+
+def test_edited_manifest_without_a_new_digest_is_refused(colours: Path):
+    text = (colours / MANIFEST).read_text().replace('"red"', '"cat"')
+    with pytest.raises(BundleError, match="was altered"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.pop("classes"),
+        lambda content: content.update(task="dance"),
+        lambda content: content.update(modes={}),
+        lambda content: content.update(modes=[]),
+        lambda content: content.update(default_mode="auto"),
+        lambda content: content["modes"]["single"].pop("sha256"),
+        lambda content: content["modes"]["single"].update(surprise=1),
+        lambda content: content["modes"]["single"]["inputs"][0].pop("shape"),
+        lambda content: content["modes"].update(single=None),
+        lambda content: content.update(weights=None),
+        lambda content: content.update(image=None),
+        lambda content: content.update(classes=[]),
+    ],
+)
+def test_malformed_manifest_is_one_sentence(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object]
+):
+    path = write_bundle(tmp_path) / MANIFEST
+    path.write_text(altered(path.read_text(), change))
+    with pytest.raises(BundleError, match="malformed"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../outside.onnx", "/etc/hostname", "folder/graph.onnx", "", "."])
+def test_files_outside_the_bundle_are_refused(tmp_path: Path, name: str):
+    path = write_bundle(tmp_path) / MANIFEST
+    path.write_text(
+        altered(path.read_text(), lambda content: content["modes"]["single"].update(file=name))
+    )
+    with pytest.raises(BundleError, match=r"outside the bundle|missing"):
+        read(tmp_path)

@@ -1,0 +1,170 @@
+import ctypes
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from serving import predictor
+from serving.bundle import Bundle, BundleError, Tensor, file_sha256, read
+from serving.predictor import DeviceError, ModeError, Predictor, mode_name
+from tests.bundles import SIZE, write_bundle, write_manifest
+from tests.pictures import BLUE, GREEN, RED
+
+
+def images(*colours: tuple[int, int, int]) -> np.ndarray:
+    """(B, H, W, 3) uint8: a picture for each colour."""
+    return np.stack([np.full((SIZE, SIZE, 3), colour, dtype=np.uint8) for colour in colours])
+
+
+@pytest.fixture(scope="module")
+def loaded(colours: Path) -> Predictor:
+    return Predictor(read(colours), device="cpu", threads=1)
+
+
+def rewrite(folder: Path, mode: str, **changes: object) -> Bundle:
+    """A bundle whose manifest says something else about a mode, and fits its files."""
+    manifest = read(write_bundle(folder)).manifest
+    changed = replace(manifest.modes[mode], **changes)  # type: ignore[arg-type]
+    write_manifest(folder, replace(manifest, modes={**manifest.modes, mode: changed}))
+    return read(folder)
+
+
+@pytest.mark.parametrize("mode", ["distilled", "single", "aggregated"])
+def test_each_mode_tells_the_colours_apart(loaded: Predictor, mode: str):
+    probabilities = loaded.predict(images(RED, GREEN, BLUE), mode)
+    assert probabilities.dtype == np.float32
+    assert probabilities.argmax(1).tolist() == [0, 1, 2]
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
+
+
+def test_probabilities_are_the_softmax_of_the_scaled_means(loaded: Predictor):
+    logits = np.array(RED) * 16 / 255
+    expected = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(loaded.predict(images(RED), "single")[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_an_image_scores_the_same_alone_and_in_a_batch(loaded: Predictor, batch: int):
+    pictures = np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), dtype=np.uint8)
+    for mode in loaded.manifest.modes:
+        alone = np.concatenate([loaded.predict(picture[None], mode) for picture in pictures])
+        np.testing.assert_allclose(loaded.predict(pictures, mode), alone, atol=1e-6)
+
+
+def test_mode_name_is_the_default_where_none_is_given(loaded: Predictor):
+    assert mode_name(loaded.manifest, None) == "distilled"
+    assert loaded.mode_name("aggregated") == "aggregated"
+
+
+def test_unknown_mode_lists_the_known_ones(loaded: Predictor):
+    with pytest.raises(ModeError, match=r"'auto'.*\['aggregated', 'distilled', 'single'\]"):
+        loaded.mode_name("auto")
+
+
+def test_only_the_modes_asked_for_are_loaded(colours: Path):
+    one = Predictor(read(colours), device="cpu", modes=["single"])
+    assert one.predict(images(GREEN), "single").argmax() == 1
+    with pytest.raises(KeyError):
+        one.predict(images(GREEN), "aggregated")
+
+
+def test_warm_up_runs_each_mode(colours: Path, monkeypatch: pytest.MonkeyPatch):
+    fresh, ran = Predictor(read(colours), device="cpu"), []
+    monkeypatch.setattr(fresh, "predict", lambda pixels, mode: ran.append((mode, pixels.shape)))
+    fresh.warm_up()
+    assert ran == [(mode, (1, SIZE, SIZE, 3)) for mode in fresh.manifest.modes]
+
+
+def test_auto_takes_the_cpu_where_there_is_no_gpu(colours: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(predictor, "_missing_cuda", lambda: "there is no GPU")
+    assert Predictor(read(colours), device="auto").provider == "CPUExecutionProvider"
+
+
+def test_cuda_without_a_driver_is_an_error(colours: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_library(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
+    with pytest.raises(DeviceError, match="no NVIDIA driver"):
+        Predictor(read(colours), device="cuda")
+
+
+def test_cuda_without_its_provider_is_an_error(colours: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(DeviceError, match="install onnxruntime-gpu"):
+        Predictor(read(colours), device="cuda")
+
+
+def test_session_that_is_not_on_cuda_after_all_is_an_error(
+    colours: Path, monkeypatch: pytest.MonkeyPatch
+):
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(predictor, "provider", lambda device: "CUDAExecutionProvider")
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, providers: session(path, options, providers=["CPUExecutionProvider"]),
+    )
+    with pytest.raises(DeviceError, match=r"runs distilled\.onnx on CPUExecutionProvider"):
+        Predictor(read(colours), device="cuda")
+    assert Predictor(read(colours), device="auto").provider == "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        Tensor("pixels", "uint8", (None, SIZE, SIZE, 3)),
+        Tensor("images", "float32", (None, SIZE, SIZE, 3)),
+        Tensor("images", "uint8", (None, SIZE, SIZE, 1)),
+        Tensor("images", "uint8", (1, SIZE, SIZE, 3)),
+        Tensor("images", "uint8", (None, 3)),
+    ],
+)
+def test_mode_that_does_not_take_the_manifests_images_is_refused(tmp_path: Path, tensor: Tensor):
+    altered = rewrite(tmp_path, "single", inputs=(tensor,))
+    with pytest.raises(BundleError, match="mode 'single' does not turn"):
+        Predictor(altered, device="cpu")
+
+
+def test_mode_that_answers_for_other_classes_is_refused(tmp_path: Path):
+    altered = read(write_bundle(tmp_path, classes=("red", "green", "blue", "white")))
+    with pytest.raises(BundleError, match="mode 'distilled' does not turn"):
+        Predictor(altered, device="cpu")
+
+
+def test_graph_of_another_size_than_the_manifest_is_refused(tmp_path: Path):
+    manifest = read(write_bundle(tmp_path)).manifest
+    pixels = Tensor("images", "uint8", (None, 64, 64, 3))
+    modes = {name: replace(mode, inputs=(pixels,)) for name, mode in manifest.modes.items()}
+    image = {**manifest.image, "height": 64, "width": 64}
+    write_manifest(tmp_path, replace(manifest, modes=modes, image=image))
+    with pytest.raises(BundleError, match=r"distilled\.onnx: its inputs are not those"):
+        Predictor(read(tmp_path), device="cpu")
+
+
+def test_graph_with_other_outputs_than_the_manifest_is_refused(tmp_path: Path):
+    outputs = read(write_bundle(tmp_path)).manifest.modes["aggregated"].outputs
+    altered = rewrite(tmp_path, "single", outputs=outputs)
+    with pytest.raises(BundleError, match=r"single\.onnx: its outputs are not those"):
+        Predictor(altered, device="cpu")
+
+
+def test_file_that_is_no_graph_is_refused(tmp_path: Path):
+    write_bundle(tmp_path)
+    (tmp_path / "junk.onnx").write_bytes(b"not a graph")
+    digest = file_sha256(tmp_path / "junk.onnx")
+    altered = rewrite(tmp_path, "single", file="junk.onnx", sha256=digest)
+    with pytest.raises(BundleError, match=r"junk\.onnx: onnxruntime cannot load it"):
+        Predictor(altered, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "image", [{}, {"height": 0, "width": 32}, {"height": 32, "width": 32, "resize": "squeeze"}]
+)
+def test_image_section_that_says_nothing_is_refused(tmp_path: Path, image: dict[str, object]):
+    altered = read(write_bundle(tmp_path, image=image))
+    with pytest.raises(BundleError, match="image section is malformed"):
+        Predictor(altered, device="cpu")
