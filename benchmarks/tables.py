@@ -1,0 +1,89 @@
+"""The tables of the README, made from benchmarks/results/: `python -m benchmarks.tables` writes them into it.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`; tests compare it with the results.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ("README.md",)
+_TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def main() -> None:
+    """Write every table anew."""
+    for name in DOCUMENTS:
+        path = ROOT / name
+        path.write_text(filled(path.read_text()))
+
+
+def filled(text: str) -> str:
+    """The document with every table made from its results."""
+    return _TABLE.sub(lambda found: found[1] + table(found["name"]) + found[3], text)
+
+
+def table(name: str) -> str:
+    """A table as Markdown, with what it was measured on.
+
+    Raises:
+        KeyError: no table has that name.
+    """
+    results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    return TABLES[name](results)
+
+
+def _accuracy(results: dict[str, Any]) -> str:
+    lines = [
+        "| trained as | answered by | forward passes | top-1 % | NLL | ECE | training, s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in results["table"]:
+        cells = [row["row"], f"`{row['mode']}`", str(row["forward_passes"]), _percent(row["top1"])]
+        cells += [
+            _spread(row["nll"], ".3f"),
+            _spread(row["ece"], ".3f"),
+            _spread(row["seconds"], ".0f"),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    first = results["table"][0]
+    versions = results["versions"]
+    lines.append("")
+    lines.append(
+        f"Mean ± standard deviation over {first['seeds']} seeds, {first['test_images']} test images, one fixed split. "
+        f"{results['hardware']}, torch {versions['torch']}, Python {versions['python']}. "
+        f"Made by `{results['command']}`."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _first_answer(results: dict[str, Any]) -> str:
+    steps = results["steps"]
+    return (
+        "| installing | training | export and verification | clone to first answer | second `make serve` |\n"
+        "|---|---|---|---|---|\n"
+        f"| {steps['install_s']:.0f} s | {steps['training_s']:.0f} s | {steps['export_s']:.0f} s "
+        f"| {results['first_answer_s']:.0f} s | {results['second_start_s']:.0f} s |\n\n"
+        f"n = {results['n']}, {results['hardware']}, Python {results['versions']['python']}, "
+        f"packages from a nearby mirror. Made by `{results['command']}`.\n"
+    )
+
+
+def _percent(value: dict[str, float]) -> str:
+    return _spread({key: 100 * number for key, number in value.items()}, ".2f")
+
+
+def _spread(value: dict[str, float], form: str) -> str:
+    return f"{value['mean']:{form}} ± {value['sd']:{form}}"
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "digits": _accuracy,
+    "first_answer": _first_answer,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Export: a run folder to a bundle (bundle.py)."""

@@ -1,0 +1,44 @@
+"""The settings of `viewfold export` and `viewfold evaluate`: a field is a flag, its docstring the help."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from training.config import Device
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Make a bundle of ONNX graphs from a run, and verify that it says what torch says."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder that `viewfold train` made."""
+    out: tyro.conf.Positional[Path]
+    """The bundle's folder. It is there whole and verified, or not at all."""
+    name: str | None = None
+    """What the model is called over HTTP. Default: the name of the run's folder."""
+    default_mode: str | None = None
+    """The mode that answers when none is asked for. Default: the objective's one-pass mode."""
+    data_dir: Path | None = None
+    """Where torchvision's data sets lie, if they have moved since training."""
+    overwrite: bool = False
+    """Replace the bundle that is there already."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Top-1, NLL and calibration error of every mode, of a run (by torch) or of a bundle (by onnxruntime)."""
+
+    path: tyro.conf.Positional[Path]
+    """A run folder or a bundle."""
+    split: str = "test"
+    """train, val or test."""
+    data: str | None = None
+    """Other data than it was trained on, of the same classes; as `viewfold train --data`."""
+    data_dir: Path | None = None
+    """Where torchvision's data sets lie, if they have moved since training."""
+    device: Device = "auto"
+    """Where to run; cuda fails where there is none."""
+    json: Path | None = None
+    """Also write the numbers to this file."""

@@ -1,0 +1,105 @@
+"""Modules to ONNX: named axes, a free batch axis, the facts inside, and weights that graphs of one model share."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx.external_data_helper import set_external_data
+
+from export.graphs import AllCopies, OnePass, Signature
+
+WEIGHTS = "weights.bin"
+SHARED_FROM_BYTES = (
+    20 * 1024 * 1024
+)  # below this every graph holds its own weights and is one file to carry
+_SHARED_TENSOR_BYTES = 1024  # smaller tensors stay in the graph
+_ALIGNMENT = 4096  # onnxruntime maps external data into memory by pages
+
+
+def to_onnx(
+    graph: OnePass | AllCopies, signature: Signature, facts: Mapping[str, Any]
+) -> onnx.ModelProto:
+    """The ONNX model of a mode, with a free batch axis. facts: what its metadata says, as JSON values."""
+    (pictures,) = signature.inputs
+    example = torch.zeros((2, *(size or 2 for size in pictures.shape[1:])), dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            graph,
+            (example,),
+            dynamo=True,
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            input_names=[pictures.name],
+            output_names=[tensor.name for tensor in signature.outputs],
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    model.producer_name = "viewfold"
+    onnx.helper.set_model_props(model, {key: _text(value) for key, value in facts.items()})
+    return model
+
+
+def save(
+    models: Mapping[str, onnx.ModelProto], folder: Path
+) -> tuple[dict[str, Path], Path | None]:
+    """Write the models into a folder. Returns ({mode: file}, the file of shared weights, or None if they are small).
+
+    Tensors are shared by content: the graphs of one model hold the same weights, each once on disk.
+    """
+    shared = None
+    if (
+        max(sum(len(t.raw_data) for t in model.graph.initializer) for model in models.values())
+        > SHARED_FROM_BYTES
+    ):
+        shared = folder / WEIGHTS
+        _move_weights(models, shared)
+    files = {}
+    for mode, model in models.items():
+        files[mode] = folder / f"{mode}.onnx"
+        files[mode].write_bytes(model.SerializeToString())
+    return files, shared
+
+
+def _move_weights(models: Mapping[str, onnx.ModelProto], path: Path) -> None:
+    places: dict[bytes, int] = {}
+    with path.open("wb") as file:
+        for model in models.values():
+            for tensor in model.graph.initializer:
+                content = tensor.raw_data
+                if len(content) < _SHARED_TENSOR_BYTES:
+                    continue
+                digest = hashlib.sha256(content).digest()
+                if digest not in places:
+                    file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+                    places[digest] = file.tell()
+                    file.write(content)
+                set_external_data(tensor, path.name, offset=places[digest], length=len(content))
+                tensor.ClearField("raw_data")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter talks of its own future; what it says is of no use to the person who exports."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,107 @@
+"""The equations of SLA and of the calibration error as slow Python loops in float64, to hold fast code against.
+
+SLA: Lee, Hwang, Shin, ICML 2020. N classes, M transformations, t_1 the identity; w_ij is the logit of
+(class i, transformation j). Nothing of the code under test is used here.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+Rows = list[list[float]]
+
+
+def log_softmax(logits: list[float]) -> list[float]:
+    """log σ(s)_i = s_i - log Σ_k exp(s_k)."""
+    largest = max(logits)
+    log_sum = largest + math.log(sum(math.exp(value - largest) for value in logits))
+    return [value - log_sum for value in logits]
+
+
+def cross_entropy(single: Tensor, labels: Tensor) -> float:
+    """Mean over the batch of -log σ(s_b)_{y_b}. single: (B, N), labels: (B,)."""
+    rows, targets = single.tolist(), labels.tolist()
+    losses = [-log_softmax(row)[label] for row, label in zip(rows, targets, strict=True)]
+    return sum(losses) / len(losses)
+
+
+def joint_cross_entropy(joint: Tensor, labels: Tensor) -> float:
+    """(1/M) Σ_j CE(ρ(z_j; w), (y, j)), mean over the batch. joint: (B, M, N, M), labels: (B,)."""
+    losses = []
+    for copies, label in zip(joint.tolist(), labels.tolist(), strict=True):
+        for j, table in enumerate(copies):  # table[i][k]: the logit of (class i, transformation k)
+            flat = [value for row in table for value in row]
+            losses.append(-log_softmax(flat)[label * len(copies) + j])
+    return sum(losses) / len(losses)
+
+
+def aggregated(joint: Tensor) -> Tensor:
+    """s_i = (1/M) Σ_j w_ij(z_j): every copy reads its own column. joint: (B, M, N, M). Returns (B, N)."""
+    return torch.tensor([_aggregated(copies) for copies in joint.tolist()], dtype=torch.float64)
+
+
+def conditional(joint: Tensor, transformation: int = 0) -> Tensor:
+    """P(i | x, j) = exp(w_ij(z_j)) / Σ_k exp(w_kj(z_j)). joint: (B, M, N, M). Returns probabilities (B, N)."""
+    rows = []
+    for copies in joint.tolist():
+        own = [row[transformation] for row in copies[transformation]]
+        rows.append([math.exp(value) for value in log_softmax(own)])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def self_distillation(single: Tensor, joint: Tensor, temperature: float) -> float:
+    """T² KL(P_agg ‖ σ(z; u)) at temperature T, mean over the batch. single: (B, N), joint: (B, M, N, M)."""
+    divergences = []
+    for row, copies in zip(single.tolist(), joint.tolist(), strict=True):
+        teacher = log_softmax([value / temperature for value in _aggregated(copies)])
+        student = log_softmax([value / temperature for value in row])
+        pairs = zip(teacher, student, strict=True)
+        divergences.append(sum(math.exp(p) * (p - q) for p, q in pairs))
+    return temperature**2 * sum(divergences) / len(divergences)
+
+
+def sla_sd(
+    single: Tensor, joint: Tensor, labels: Tensor, *, beta: float, temperature: float
+) -> float:
+    """L_SLA + T² KL(P_agg ‖ σ(z; u)) + β CE(σ(z; u), y)."""
+    return (
+        joint_cross_entropy(joint, labels)
+        + self_distillation(single, joint, temperature)
+        + beta * cross_entropy(single, labels)
+    )
+
+
+def top1(probabilities: Tensor, labels: Tensor) -> float:
+    """The share of images whose most probable class is the right one."""
+    right = [
+        row.index(max(row)) == label
+        for row, label in zip(probabilities.tolist(), labels.tolist(), strict=True)
+    ]
+    return sum(right) / len(right)
+
+
+def nll(probabilities: Tensor, labels: Tensor) -> float:
+    """The mean of -log of the right class's probability."""
+    rows, targets = probabilities.tolist(), labels.tolist()
+    losses = [-math.log(row[label]) for row, label in zip(rows, targets, strict=True)]
+    return sum(losses) / len(losses)
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Σ_m |B_m| / n · |acc(B_m) - conf(B_m)|, B_m: confidences in ((m - 1)/bins, m/bins] (Guo et al. 2017, eq. 3)."""
+    rows, targets = probabilities.tolist(), labels.tolist()
+    error = 0.0
+    for m in range(1, bins + 1):
+        inside = [k for k, row in enumerate(rows) if (m - 1) / bins < max(row) <= m / bins]
+        if inside:
+            accuracy = sum(rows[k].index(max(rows[k])) == targets[k] for k in inside) / len(inside)
+            confidence = sum(max(rows[k]) for k in inside) / len(inside)
+            error += len(inside) / len(rows) * abs(accuracy - confidence)
+    return error
+
+
+def _aggregated(copies: list[Rows]) -> list[float]:
+    """copies: (M, N, M) of one image. Returns N logits."""
+    classes, number = range(len(copies[0])), len(copies)
+    return [sum(copies[j][i][j] for j in range(number)) / number for i in classes]

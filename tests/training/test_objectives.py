@@ -1,0 +1,191 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests import oracles
+from training.errors import ConfigError
+from training.evaluate import MODES
+from training.joint import aggregate
+from training.objectives import (
+    OBJECTIVES,
+    Logits,
+    baseline_loss,
+    objective,
+    self_distillation_loss,
+    sla_loss,
+    sla_sd_loss,
+)
+
+SIZES = [(5, 4, 3), (1, 4, 3), (5, 1, 3), (1, 1, 2), (7, 2, 10)]  # B, M, N
+
+
+def batch(b: int, m: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Random float64 logits (B, N) and (B, M, N, M), and labels (B,)."""
+    generator = torch.Generator().manual_seed(seed)
+    single = 3 * torch.randn(b, n, dtype=torch.float64, generator=generator)
+    joint = 3 * torch.randn(b, m, n, m, dtype=torch.float64, generator=generator)
+    return single, joint, torch.randint(n, (b,), generator=generator)
+
+
+@pytest.mark.parametrize(("b", "m", "n"), SIZES)
+def test_baseline_loss_matches_the_loop(b: int, m: int, n: int):
+    single, _, labels = batch(b, m, n)
+    expected = oracles.cross_entropy(single, labels)
+    assert baseline_loss(single, labels).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("b", "m", "n"), SIZES)
+def test_sla_loss_matches_the_loop(b: int, m: int, n: int):
+    _, joint, labels = batch(b, m, n)
+    expected = oracles.joint_cross_entropy(joint, labels)
+    assert sla_loss(joint, labels).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize(("b", "m", "n"), SIZES)
+def test_self_distillation_matches_the_loop(b: int, m: int, n: int, temperature: float):
+    single, joint, _ = batch(b, m, n)
+    expected = oracles.self_distillation(single, joint, temperature)
+    found = self_distillation_loss(single, joint, temperature=temperature)
+    assert found.item() == pytest.approx(expected, abs=1e-11)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize(("b", "m", "n"), SIZES)
+def test_sla_sd_loss_matches_the_loop(b: int, m: int, n: int, beta: float):
+    single, joint, labels = batch(b, m, n)
+    expected = oracles.sla_sd(single, joint, labels, beta=beta, temperature=2.0)
+    found = sla_sd_loss(single, joint, labels, beta=beta, temperature=2.0)
+    assert found.item() == pytest.approx(expected, abs=1e-11)
+
+
+def test_losses_of_a_network_that_knows_nothing_are_logarithms_of_the_number_of_labels():
+    labels = torch.tensor([0, 2])
+    assert baseline_loss(torch.zeros(2, 3), labels).item() == pytest.approx(math.log(3), abs=1e-6)
+    assert sla_loss(torch.zeros(2, 4, 3, 4), labels).item() == pytest.approx(math.log(12), abs=1e-6)
+
+
+def test_sla_loss_of_one_transformation_is_the_baseline():
+    _, joint, labels = batch(5, 1, 3)
+    torch.testing.assert_close(
+        sla_loss(joint, labels), baseline_loss(joint[:, 0, :, 0], labels), atol=1e-12, rtol=0
+    )
+
+
+def test_sla_loss_falls_when_the_right_joint_logit_grows():
+    _, joint, labels = batch(4, 3, 5)
+    better = joint.clone()
+    for b, label in enumerate(labels.tolist()):
+        for j in range(3):
+            better[b, j, label, j] += 1
+    assert sla_loss(better, labels) < sla_loss(joint, labels)
+
+
+def test_sla_loss_does_not_change_when_classes_change_places():
+    _, joint, labels = batch(5, 4, 3)
+    order = torch.tensor([2, 0, 1])  # new class k is old class order[k]
+    permuted, renamed = joint[:, :, order], order.argsort()[labels]
+    torch.testing.assert_close(
+        sla_loss(permuted, renamed), sla_loss(joint, labels), atol=1e-12, rtol=0
+    )
+
+
+def test_distillation_does_not_change_when_classes_change_places():
+    single, joint, _ = batch(5, 4, 3)
+    order = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(
+        self_distillation_loss(single[:, order], joint[:, :, order], temperature=2.0),
+        self_distillation_loss(single, joint, temperature=2.0),
+        atol=1e-12,
+        rtol=0,
+    )
+
+
+def test_distillation_is_zero_when_the_student_equals_the_teacher():
+    _, joint, _ = batch(5, 4, 3)
+    assert abs(self_distillation_loss(aggregate(joint), joint, temperature=2.0).item()) < 1e-12
+
+
+def test_distillation_is_positive_otherwise():
+    single, joint, _ = batch(5, 4, 3)
+    assert self_distillation_loss(single, joint).item() > 0.1
+
+
+def test_distillation_of_two_classes_has_its_closed_form():
+    single = torch.tensor([[0.0, 0.0]], dtype=torch.float64)
+    joint = torch.tensor([math.log(3), 0.0], dtype=torch.float64).view(1, 1, 2, 1)  # P = 3/4, 1/4
+    expected = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert self_distillation_loss(single, joint).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_distillation_scales_with_the_temperature():
+    single, joint, _ = batch(5, 4, 3)
+    warm = self_distillation_loss(3 * single, 3 * joint, temperature=3.0)
+    torch.testing.assert_close(warm, 9 * self_distillation_loss(single, joint), atol=1e-11, rtol=0)
+
+
+def test_distillation_keeps_the_size_of_its_gradient_at_high_temperature():
+    single, joint, _ = batch(5, 4, 3)
+    single.requires_grad_()
+    sizes = []
+    for temperature in (100.0, 1000.0):
+        loss = self_distillation_loss(single, joint, temperature=temperature)
+        (gradient,) = torch.autograd.grad(loss, single)
+        sizes.append(gradient.norm().item())
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+    assert sizes[0] > 1e-3
+
+
+def test_no_gradient_flows_through_the_teacher():
+    single, joint, _ = batch(5, 4, 3)
+    single.requires_grad_()
+    joint.requires_grad_()
+    self_distillation_loss(single, joint, temperature=2.0).backward()
+    assert joint.grad is None
+    assert single.grad is not None
+    assert single.grad.abs().sum() > 0
+
+
+def test_gradient_of_the_joint_head_in_sla_sd_is_that_of_sla_alone():
+    single, joint, labels = batch(5, 4, 3)
+    joint.requires_grad_()
+    (whole,) = torch.autograd.grad(sla_sd_loss(single, joint, labels), joint)
+    (alone,) = torch.autograd.grad(sla_loss(joint, labels), joint)
+    torch.testing.assert_close(whole, alone, atol=0, rtol=0)
+
+
+def test_gradient_of_the_class_head_in_sla_sd_is_that_of_its_two_terms():
+    single, joint, labels = batch(5, 4, 3)
+    single.requires_grad_()
+    (whole,) = torch.autograd.grad(sla_sd_loss(single, joint, labels, beta=0.5), single)
+    teacher = oracles.aggregated(joint).softmax(1)
+    onehot = F.one_hot(labels, 3)
+    expected = ((single.softmax(1) - teacher) + 0.5 * (single.softmax(1) - onehot)) / 5
+    torch.testing.assert_close(whole, expected.detach(), atol=1e-12, rtol=0)
+
+
+def test_objective_by_name_calls_its_loss_with_its_settings():
+    single, joint, labels = batch(5, 4, 3)
+    logits = Logits(single, joint)
+    found = objective("sla-sd").loss(logits, labels, beta=0.3, temperature=2.0)
+    expected = oracles.sla_sd(single, joint, labels, beta=0.3, temperature=2.0)
+    assert found.item() == pytest.approx(expected, abs=1e-11)
+    baseline = objective("baseline").loss(Logits(single, None), labels, beta=9.0, temperature=9.0)
+    assert baseline.item() == pytest.approx(oracles.cross_entropy(single, labels), abs=1e-12)
+
+
+def test_unknown_objective_lists_the_valid_ones():
+    with pytest.raises(ConfigError, match=r"'slasd'.*'baseline', 'sla-sd'"):
+        objective("slasd")
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_modes_of_an_objective_are_known_and_use_heads_that_it_trains(name: str):
+    chosen = objective(name)
+    heads = {"plain": "class", "distilled": "class", "single": "joint", "aggregated": "joint"}
+    assert set(chosen.modes) <= set(MODES)
+    for mode in chosen.modes:
+        assert chosen.class_head if heads[mode] == "class" else chosen.joint_head

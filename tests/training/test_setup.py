@@ -1,0 +1,191 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from serving.images import ImageSpec
+from tests.training.data_sets import array_split, pixels, write_npz
+from training.batches import ResidentBatches
+from training.config import DataConfig, OptimConfig, TrainConfig
+from training.errors import ConfigError
+from training.progress import Progress
+from training.setup import (
+    absolute_paths,
+    changed_settings,
+    channel_statistics,
+    check_settings,
+    default_folder,
+    evenly_spaced,
+    image_spec,
+    start_run,
+)
+from training.splits import Dataset
+
+NAN = math.nan
+
+
+def dataset(size: tuple[int, int] | None) -> Dataset:
+    split = array_split()
+    return Dataset("toy", ("a", "b"), split, split, split, size)
+
+
+def test_default_settings_are_fit_to_train():
+    check_settings(TrainConfig())
+    check_settings(TrainConfig(backbone="timm/resnet18"))
+
+
+WRONG_NUMBERS = {
+    "--epochs": {"epochs": 0},
+    "--batch-size": {"batch_size": 1},
+    "--beta": {"beta": -0.1},
+    "--crop-padding": {"crop_padding": -0.1},
+    "--temperature": {"temperature": 0.0},
+    "--seed": {"seed": -1},
+    "--image-size": {"data": DataConfig(image_size=7)},
+    "--val-fraction": {"data": DataConfig(val_fraction=0.0)},
+    "--test-fraction": {"data": DataConfig(test_fraction=1.0)},
+    "--split-seed": {"data": DataConfig(split_seed=-1)},
+    "--workers": {"data": DataConfig(workers=-1)},
+    "--resident-gib": {"data": DataConfig(resident_gib=-1.0)},
+    "--optim.lr": {"optim": OptimConfig(lr=0.0)},
+    "--optim.weight-decay": {"optim": OptimConfig(weight_decay=-1e-4)},
+    "--optim.momentum": {"optim": OptimConfig(momentum=-0.9)},
+    "--optim.warmup": {"optim": OptimConfig(warmup=1.5)},
+}
+
+
+@pytest.mark.parametrize("flag", WRONG_NUMBERS)
+def test_number_out_of_its_range_is_refused(flag: str):
+    with pytest.raises(ConfigError, match=f"^{flag} is"):
+        check_settings(dataclasses.replace(TrainConfig(), **WRONG_NUMBERS[flag]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"beta": NAN},
+        {"temperature": NAN},
+        {"seed": 2**63},
+        {"data": DataConfig(val_fraction=NAN)},
+        {"data": DataConfig(image_size=0)},
+        {"optim": OptimConfig(lr=NAN)},
+        {"optim": OptimConfig(momentum=NAN)},
+    ],
+)
+def test_what_is_no_usable_number_is_refused(wrong: dict[str, object]):
+    with pytest.raises(ConfigError, match=r"^--"):
+        check_settings(dataclasses.replace(TrainConfig(), **wrong))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"objective": "sla"},
+        {"transformations": "colours"},
+        {"backbone": "resnet21"},
+        {"backbone": "timm/resnet18x"},
+        {"optim": OptimConfig(name="adam")},
+        {"optim": OptimConfig(schedule="linear")},
+    ],
+)
+def test_unknown_name_is_refused_before_data_is_read(wrong: dict[str, object]):
+    with pytest.raises(ConfigError, match=r"unknown|no model"):
+        check_settings(dataclasses.replace(TrainConfig(), **wrong))
+
+
+def test_changed_settings_are_none_by_default_and_what_may_change_is_free():
+    assert changed_settings(TrainConfig()) == []
+    free = TrainConfig(
+        device="cpu", resume=Path("run"), data=DataConfig(data_dir=Path("x"), workers=3)
+    )
+    assert changed_settings(free) == []
+
+
+def test_changed_settings_are_named_as_flags():
+    config = TrainConfig(
+        epochs=3,
+        batch_size=5,
+        out=Path("x"),
+        data=DataConfig(data="mnist", val_fraction=0.5),
+        optim=OptimConfig(weight_decay=0.5),
+    )
+    expected = {"--epochs", "--batch-size", "--out", "--data", "--val-fraction"}
+    assert set(changed_settings(config)) == expected | {"--optim.weight-decay"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "backbone", "size", "expected"),
+    [
+        (48, "resnet20", (32, 32), (48, 48)),
+        (48, "timm/resnet18", None, (48, 48)),
+        (None, "resnet20", (28, 20), (28, 20)),
+        (None, "resnet20", None, (64, 64)),
+        (None, "timm/test_vit", None, (160, 160)),
+        (None, "timm/test_vit", (32, 32), (160, 160)),
+    ],
+)
+def test_image_size_is_what_was_asked_for_then_the_datas_then_the_backbones(
+    asked: int | None, backbone: str, size: tuple[int, int] | None, expected: tuple[int, int]
+):
+    config = DataConfig(image_size=asked, resize="stretch", interpolation="nearest")
+    spec = image_spec(config, backbone, dataset(size))
+    assert spec == ImageSpec(*expected, resize="stretch", interpolation="nearest")
+
+
+def resident(images: np.ndarray) -> ResidentBatches:
+    return ResidentBatches(torch.from_numpy(images), torch.zeros(len(images), dtype=torch.int64))
+
+
+def test_channel_statistics_match_numpy():
+    images = pixels(250)
+    images[..., 1] //= 3
+    mean, std = channel_statistics(resident(images))
+    assert mean == pytest.approx(images.mean((0, 1, 2)), abs=1e-3)
+    assert std == pytest.approx(images.astype(np.float64).std((0, 1, 2)), abs=1e-3)
+
+
+def test_channel_without_contrast_gets_a_deviation_of_one():
+    images = pixels(10)
+    images[..., 2] = 40
+    mean, std = channel_statistics(resident(images))
+    assert mean[2] == 40
+    assert std[2] == 1
+
+
+def test_evenly_spaced_places_reach_from_end_to_end():
+    assert evenly_spaced(9, 3).tolist() == [0, 4, 8]
+    assert evenly_spaced(3, 64).tolist() == [0, 1, 2]
+    assert len(evenly_spaced(1000, 64).unique()) == 64
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("digits", "digits-sla-sd-seed3"),
+        ("npz:some/where/cifar10.npz", "cifar10-sla-sd-seed3"),
+        ("folder:flowers/", "flowers-sla-sd-seed3"),
+        ("folder:.", "folder-sla-sd-seed3"),
+    ],
+)
+def test_default_folder_names_data_objective_and_seed(data: str, name: str):
+    config = TrainConfig(data=DataConfig(data=data), seed=3)
+    assert default_folder(config) == Path("runs") / name
+
+
+def test_paths_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    found = absolute_paths(DataConfig(data="npz:a/b.npz", data_dir=Path("sets")))
+    assert found.data == f"npz:{tmp_path / 'a' / 'b.npz'}"
+    assert found.data_dir == tmp_path / "sets"
+    assert absolute_paths(DataConfig()).data == "digits"
+
+
+def test_size_that_the_backbone_cannot_take_leaves_no_run(tmp_path: Path):
+    data = DataConfig(data=f"npz:{write_npz(tmp_path / 'set.npz')}", image_size=8)
+    config = TrainConfig(data=data, backbone="timm/test_vit", out=tmp_path / "run")
+    with pytest.raises(ConfigError, match="cannot take 8 x 8 pixels"):
+        start_run(config, torch.device("cpu"), Progress())
+    assert not (tmp_path / "run").exists()

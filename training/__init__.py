@@ -1,0 +1,1 @@
+"""Training: images to a run folder (loop.py)."""

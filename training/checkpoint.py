@@ -1,0 +1,291 @@
+"""A run on disk: settings, weights, optimiser state. safetensors and JSON; no pickle is ever executed.
+
+    RUN/config.json               the settings (config.py)
+    RUN/problem.json              classes, image size, channel statistics, versions: what the data
+    decided
+    RUN/validation.safetensors    64 validation images, so that export can verify where the data is
+    not at hand
+    RUN/best/, RUN/last/          weights.safetensors and state.json; last/ also
+    optimizer.safetensors, to go on from
+    RUN/result.json               the test metrics: there only when the run is complete
+    RUN/resume.txt                the command to go on with
+    SHA256SUMS                    in the run over its first three files, in each checkpoint over all
+    of it
+
+A folder is written beside its place and then renamed, so that a checkpoint is there whole or not at
+all.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from serving.images import ImageSpec
+from training import config as settings
+from training.backbones import build_backbone
+from training.config import TrainConfig
+from training.errors import CheckpointError
+from training.network import Network
+from training.objectives import objective
+from training.transformations import transformation_set
+
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the data decided of a run. mean, std: per channel, in units of uint8 pixels."""
+
+    classes: tuple[str, ...]
+    image: ImageSpec
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_padding_px: int
+    flip: bool
+    counts: tuple[int, ...]  # images to train on, to validate, to test
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with its settings read."""
+
+    folder: Path
+    config: TrainConfig
+    problem: Problem
+
+    @property
+    def complete(self) -> bool:
+        """Whether training has ended and the test split has been seen."""
+        return (self.folder / "result.json").is_file()
+
+    def result(self) -> dict[str, Any]:
+        """The test metrics of a complete run.
+
+        Raises:
+            CheckpointError: there is none, or it is not JSON.
+        """
+        return _read_json(self.folder / "result.json")
+
+
+def create_run(
+    folder: Path, config: TrainConfig, problem: Problem, images: Tensor, labels: Tensor
+) -> Run:
+    """A new run folder with its settings, some validation images and the command to go on with.
+
+    images: (n, H, W, 3) uint8, labels: (n,) int64.
+
+    Raises:
+        CheckpointError: the folder is there already and is not empty.
+    """
+    check_new(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "problem.json", dataclasses.asdict(problem))
+    save_file(
+        {"images": images.contiguous().cpu(), "labels": labels.cpu()},
+        folder / "validation.safetensors",
+    )
+    write_json(folder / "config.json", settings.to_dict(config))
+    _write_sums(folder)
+    (folder / "resume.txt").write_text(resume_command(folder) + "\n")
+    return Run(folder, config, problem)
+
+
+def resume_command(folder: Path) -> str:
+    """What to type, in a shell and from any folder, to go on with a run."""
+    return shlex.join(["viewfold", "train", "--resume", str(folder.resolve())])
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a run folder that is in use.
+
+    Raises:
+        CheckpointError: the folder is there already and is not empty, or is a file.
+    """
+    if (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} is there already; go on with `{resume_command(folder)}`, or give --out"
+        )
+    if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
+        raise CheckpointError(f"{folder} is there already and is no run; give another --out")
+
+
+def open_run(folder: Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        CheckpointError: it is no run, or its settings are malformed.
+    """
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} is not a run: it has no config.json; make one with `viewfold train`"
+        )
+    _check_sums(folder, "config.json", "problem.json", "validation.safetensors")
+    config = settings.from_dict(_read_json(folder / "config.json"))
+    values = _read_json(folder / "problem.json")
+    try:
+        image = ImageSpec(**values["image"])
+        tuples = {key: tuple(values[key]) for key in ("classes", "mean", "std", "counts")}
+        problem = Problem(**{**values, **tuples, "image": image})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / 'problem.json'} is malformed ({error}); train again"
+        ) from None
+    return Run(folder, config, problem)
+
+
+def build_network(config: TrainConfig, problem: Problem) -> Network:
+    """The network of a run, freshly initialised from torch's global generator."""
+    return Network(
+        build_backbone(config.backbone, (problem.image.height, problem.image.width)),
+        objective(config.objective),
+        num_classes=len(problem.classes),
+        transformations=transformation_set(config.transformations),
+        mean=problem.mean,
+        std=problem.std,
+    )
+
+
+def load_network(run: Run, which: str = "best") -> Network:
+    """The network of a run with its best (or last) weights, on the CPU, ready to be asked.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, altered, or of another network.
+    """
+    network = build_network(run.config, run.problem)
+    tensors, _ = read(run.folder / which, "weights")
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{run.folder / which}: the weights are of another network ({error})"
+        ) from None
+    return network.eval()
+
+
+def write(folder: Path, state: Mapping[str, Any], **tensors: Mapping[str, Tensor]) -> None:
+    """A checkpoint: NAME.safetensors for every set of tensors, state.json, and their checksums."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    for name, values in tensors.items():
+        save_file(
+            {key: value.detach().contiguous().cpu() for key, value in values.items()},
+            part / f"{name}.safetensors",
+        )
+    write_json(part / "state.json", state)
+    _write_sums(part)
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(the tensors of that name, the state) of a checkpoint, after checking its checksums.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, incomplete or altered.
+    """
+    old = folder.with_name(folder.name + ".old")
+    if not folder.exists() and old.exists():  # killed between the two renames of `write`
+        old.rename(folder)
+    _check_sums(folder, f"{name}.safetensors", "state.json")
+    try:
+        return load_file(folder / f"{name}.safetensors"), _read_json(folder / "state.json")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{folder}: {name}.safetensors cannot be read ({error}); train again"
+        ) from None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors: "<parameter>.<key>"."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{i}.{key}": value
+        for i, entry in state.items()
+        for key, value in entry.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimiser the state that `optimizer_tensors` took from another of the same kind."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+
+
+def read_validation_images(run: Run) -> tuple[Tensor, Tensor]:
+    """The images and labels that a run keeps. Shapes as in `create_run`.
+
+    Raises:
+        CheckpointError: they are missing or damaged.
+    """
+    path = run.folder / "validation.safetensors"
+    try:
+        tensors = load_file(path)
+        return tensors["images"], tensors["labels"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); train again") from None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A JSON file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); train again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a JSON object; train again")
+    return content
+
+
+def _write_sums(folder: Path) -> None:
+    sums = [f"{_sha256(path)}  {path.name}" for path in sorted(folder.iterdir())]
+    (folder / SUMS).write_text("\n".join(sums) + "\n")
+
+
+def _check_sums(folder: Path, *needed: str) -> None:
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{folder} holds nothing whole to read ({error}); train again"
+        ) from None
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in {*needed, *listed}:
+        path = folder / name
+        if not path.is_file() or _sha256(path) != listed.get(name):
+            raise CheckpointError(
+                f"{path} does not match its checksum: it was altered or cut short; train again"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

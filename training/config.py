@@ -1,0 +1,134 @@
+"""The settings of `viewfold train`: a field is a flag, its docstring the help. Imports nothing heavy.
+
+A run keeps its settings in config.json; `to_dict` and `from_dict` are the only way in and out.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from training.errors import CheckpointError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are brought to the network's size."""
+
+    data: str = "digits"
+    """digits, npz:FILE (train_images, train_labels, test_images, test_labels), folder:DIR (a folder a class,
+    or train/, val/, test/ with a folder a class in each), or the name of a torchvision data set."""
+    data_dir: Path = Path("data")
+    """Where torchvision's data sets lie, or are downloaded to."""
+    download: bool = False
+    """Download the torchvision data set if it is not there."""
+    image_size: int | None = None
+    """Side in pixels. Default: the data's own size; for folders 64, or the size of the timm model."""
+    resize: Literal["crop", "stretch"] = "crop"
+    """crop: scale to the shorter side and cut the centre out; stretch: ignore the aspect ratio."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    """How pixels are resampled."""
+    split_seed: int = 0
+    """Which images are held out where the data comes without a validation or test split (not the run's seed)."""
+    val_fraction: float = 0.1
+    """Share of the training images held out for validation where there is no validation split."""
+    test_fraction: float = 0.2
+    """Share of all images held out for the test where there is no test split."""
+    skip_unreadable: bool = False
+    """Leave files out that cannot be read, instead of stopping."""
+    workers: int | None = None
+    """Threads or processes that decode. Default: one a processor."""
+    resident_gib: float = 4.0
+    """Decoded images up to this size are kept on the device; larger sets are decoded by workers as they are needed."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser. The defaults are the SLA paper's but for the schedule, which ends at zero."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """sgd (Nesterov momentum) or adamw."""
+    lr: float | None = None
+    """Peak learning rate. Default: 0.1 for sgd, 0.001 for adamw."""
+    momentum: float = 0.9
+    """Of sgd."""
+    weight_decay: float = 5e-4
+    """Of every parameter. The paper's recipe takes 1e-4 over 80,000 steps; short runs want more."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """cosine: to zero; step: a tenth at 1/2 and again at 3/4 (the paper); constant."""
+    warmup: float = 0.05
+    """Share of all steps in which the learning rate rises linearly to its peak."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a classifier on images. The result is a run folder; `viewfold export` makes a bundle of it."""
+
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    objective: str = "sla-sd"
+    """baseline: cross-entropy. sla-sd: joint labels over the transformations, folded into one pass."""
+    transformations: str = "rotation"
+    """The M transformations of sla-sd: rotation (M = 4) or rotation2 (M = 2)."""
+    beta: float = 1.0
+    """sla-sd: weight of the class head's own cross-entropy (the paper's β)."""
+    temperature: float = 1.0
+    """sla-sd: of the distillation (the paper's T)."""
+    backbone: str = "resnet20"
+    """resnet8, resnet20, resnet32, resnet56, wrn-16-2, wrn-40-2, or timm/<any name of timm's>."""
+    epochs: int = 60
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images a step; sla-sd runs M times as many copies."""
+    crop_padding: float = 0.125
+    """Random crops: padding as a share of the side (0.125 is 4 pixels at 32); 0 for none."""
+    flip: Literal["auto", "on", "off"] = "auto"
+    """Random mirroring; auto: on, but for digits and letters."""
+    seed: int = 0
+    """Of the initial weights, the order and the augmentation."""
+    device: Device = "auto"
+    """cuda fails where there is none; auto takes it where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of training; auto: bf16 where the processor or GPU computes in it, else fp32. Evaluation is always fp32."""
+    channels_last: bool = True
+    """Memory layout of the convolutions; faster on most processors and GPUs."""
+    out: Path | None = None
+    """The run folder. Default: runs/DATA-OBJECTIVE-seedSEED."""
+    resume: Path | None = None
+    """Go on with this run folder, with its own settings (only --device, --data-dir and --workers may be given)."""
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """The settings as JSON values."""
+    return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def from_dict(values: Mapping[str, Any]) -> TrainConfig:
+    """The settings that `to_dict` wrote; one that an older run did not have yet takes its default.
+
+    Raises:
+        CheckpointError: a setting is unknown or malformed.
+    """
+    try:
+        data = dict(values["data"])
+        data["data_dir"] = Path(data["data_dir"])
+        paths = {
+            key: Path(values[key]) if values[key] is not None else None for key in ("out", "resume")
+        }
+        nested = {"data": DataConfig(**data), "optim": OptimConfig(**values["optim"])}
+        return TrainConfig(**{**values, **paths, **nested})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the run's config.json is malformed ({error}); train again"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,61 @@
+"""Where training runs and in which numbers. What was asked for and is not there is an error, never a fall-back."""
+
+import platform
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from training.config import Device
+from training.errors import ConfigError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def pick_device(name: Device) -> torch.device:
+    """The device: the one that was asked for, or for "auto" a GPU where there is one.
+
+    Raises:
+        ConfigError: CUDA was asked for where there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "--device cuda, but torch finds no usable CUDA device here; use --device cpu, or auto"
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def pick_precision(name: Precision, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
+    """Lightning Fabric's name of the precision; "auto" is bf16 where the hardware multiplies in it."""
+    wanted = name == "bf16" or (name == "auto" and _computes_bf16(device))
+    return "bf16-mixed" if wanted else "32-true"
+
+
+def describe(device: torch.device) -> str:
+    """The hardware in words, for logs and results."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_name()}, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if not hasattr(
+        torch.cpu, "get_capabilities"
+    ):  # newer than the oldest torch that viewfold takes
+        return False
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

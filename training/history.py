@@ -1,0 +1,52 @@
+"""What a run writes down after every epoch: metrics.csv, and the same for TensorBoard."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from training.evaluate import Metrics
+
+
+class History:
+    """The rows of metrics.csv and TensorBoard's scalars of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "metrics.csv"
+        self._folder = folder / "tensorboard"
+
+    def add(
+        self,
+        epoch: int,
+        *,
+        step: int,
+        lr: float,
+        loss: float,
+        val: Mapping[str, Metrics],
+        images_per_second: float,
+    ) -> None:
+        """Write an epoch down. lr: of its last step; loss: its mean; val: the metrics of every mode."""
+        row: dict[str, float] = {"epoch": epoch, "step": step, "lr": lr, "train_loss": loss}
+        for mode, metrics in val.items():
+            row |= {f"val_{mode}_{key}": getattr(metrics, key) for key in ("top1", "nll", "ece")}
+        row["images_per_second"] = round(images_per_second, 1)
+        new = not self._path.exists()
+        with self._path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        with SummaryWriter(str(self._folder), purge_step=epoch) as board:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    board.add_scalar(name, value, epoch)
+
+    def truncate(self, epochs: int) -> None:
+        """Forget what was written after that many epochs (a run that was killed may have written ahead)."""
+        if not self._path.exists():
+            return
+        header, *rows = self._path.read_text().splitlines(keepends=True)
+        part = self._path.with_name(self._path.name + ".part")
+        part.write_text("".join([header, *rows[:epochs]]))  # a row an epoch, in order
+        part.replace(self._path)

@@ -1,0 +1,32 @@
+"""Ctrl-C and SIGTERM as a flag, so that the step at hand is finished and saved."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass
+class Flag:
+    """Raised by the first Ctrl-C or SIGTERM."""
+
+    raised: bool = False
+
+
+@contextmanager
+def interruption() -> Iterator[Flag]:
+    """The first SIGINT or SIGTERM raises the flag; a second one interrupts at once."""
+    flag = Flag()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if flag.raised:
+            raise KeyboardInterrupt
+        flag.raised = True
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

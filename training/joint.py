@@ -1,0 +1,40 @@
+"""Joint labels (class, transformation) and what their logits say of the class. SLA, Lee et al. 2020, sections 2 and 3.
+
+Axes: B images, M transformed copies of each, N classes, M transformations a copy may be under.
+Joint logits are kept as (B, M, N, M): joint[b, m, i, j] is the logit of (class i, transformation j)
+from copy m of image b.
+"""
+
+import torch
+from torch import Tensor
+
+
+def joint_targets(labels: Tensor, num_transformations: int) -> Tensor:
+    """Labels of the joint problem: class y under transformation j is y * M + j.
+
+    labels: (B,) int64 in [0, N). Returns (B, M) int64 in [0, N * M).
+    """
+    return labels[:, None] * num_transformations + torch.arange(
+        num_transformations, device=labels.device
+    )
+
+
+def conditional(joint: Tensor, transformation: int = 0) -> Tensor:
+    """Class logits from one copy under its own transformation: P(i | x, j) is their softmax (SLA+SI for j = 0).
+
+    joint: (B, M, N, M), or (B, 1, N, M) where only the identity's copy was run. Returns (B, N).
+    """
+    return joint[:, transformation, :, transformation]
+
+
+def own_logits(joint: Tensor) -> Tensor:
+    """What every copy says of the class under its own transformation. joint: (B, M, N, M). Returns (B, M, N)."""
+    return joint.diagonal(dim1=1, dim2=3).transpose(1, 2)  # (B, N, M) -> (B, M, N)
+
+
+def aggregate(joint: Tensor) -> Tensor:
+    """The mean of the logits that each copy gives under its own transformation (SLA+AG, before the softmax).
+
+    joint: (B, M, N, M). Returns (B, N).
+    """
+    return own_logits(joint).mean(1)

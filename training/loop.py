@@ -1,0 +1,283 @@
+"""`viewfold train`: from settings to a run folder. The loop is ours; precision and devices are Lightning Fabric's.
+
+Everything random at a step is drawn from (seed, step), and the learning rate is a function of the
+step. So the state of a run is its weights, its optimiser and its step, and an interrupted run ends
+with the very weights of an uninterrupted one (bitwise on a CPU).
+"""
+
+import dataclasses
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from training import checkpoint, optim
+from training.augment import crop_and_flip
+from training.batches import epoch_order, step_seed
+from training.checkpoint import Run
+from training.config import TrainConfig
+from training.device import describe, pick_device, pick_precision
+from training.errors import DivergedError
+from training.evaluate import MODES, Metrics, evaluate
+from training.history import History
+from training.interrupt import Flag, interruption
+from training.network import Network
+from training.objectives import objective
+from training.progress import Bar, Progress, Stopwatch
+from training.setup import Prepared, check_settings, continue_run, open_to_continue, start_run
+from training.transformations import transformation_set
+
+
+@dataclass
+class Position:
+    """How far a run has come. epoch_loss: the sum of the losses of this epoch's steps so far."""
+
+    step: int = 0
+    epoch_loss: float = 0.0
+    seconds: float = 0.0
+    best_epoch: int | None = None
+    best_top1: float = -1.0
+    best_nll: float = math.inf
+
+    def improved_by(self, metrics: Metrics) -> bool:
+        """Whether these validation metrics are better: a higher top-1, or the same with a lower NLL."""
+        return (metrics.top1, -metrics.nll) > (self.best_top1, -self.best_nll)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What every step needs. module is the network as Fabric has set it up."""
+
+    run: Run
+    prepared: Prepared
+    fabric: Fabric
+    network: Network
+    module: Any
+    optimizer: Any
+    history: History
+    progress: Progress
+
+    @property
+    def config(self) -> TrainConfig:
+        """The run's settings."""
+        return self.run.config
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes that the objective can answer in, its default first."""
+        return objective(self.config.objective).modes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in the training split; one if it is smaller than a batch."""
+        return max(1, len(self.prepared.train) // self.config.batch_size)
+
+
+def train(config: TrainConfig) -> Run:
+    """Train, or with config.resume go on. The run is complete unless it was interrupted (Ctrl-C, SIGTERM).
+
+    Raises:
+        TrainingError: settings, data or a checkpoint that will not do, or a loss that diverged.
+    """
+    progress = Progress()
+    if config.resume is None:
+        check_settings(config)
+        device = pick_device(config.device)
+        run, prepared = start_run(config, device, progress)
+    else:
+        run = open_to_continue(config, config.resume)
+        if run.complete:
+            progress.say(f"{run.folder} is complete already")
+            return run
+        device = pick_device(run.config.device)
+        prepared = continue_run(run, device, progress)
+    trainer = _set_up(run, prepared, device, progress)
+    position = _restore(trainer) if config.resume is not None else Position()
+    with interruption() as interrupted:
+        finished = _epochs(trainer, position, interrupted)
+    if finished:
+        _finish(trainer, position, device)
+    else:
+        progress.say(
+            f"interrupted at step {position.step}; go on with\n  {checkpoint.resume_command(run.folder)}"
+        )
+    return run
+
+
+def _set_up(run: Run, prepared: Prepared, device: torch.device, progress: Progress) -> Trainer:
+    config = run.config
+    # Lightning says on stderr in which precision it computes; the line below says it beside the device
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
+    fabric = Fabric(
+        accelerator=device.type, devices=1, precision=pick_precision(config.precision, device)
+    )
+    torch.manual_seed(config.seed)
+    network = checkpoint.build_network(config, run.problem)
+    if config.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    module, optimizer = fabric.setup(network, optim.build_optimizer(network, config.optim))
+    count = sum(parameter.numel() for parameter in network.parameters())
+    copies = f"M = {len(network.transformations)}, " if network.joint_head is not None else ""
+    progress.say(
+        f"{config.objective} with {config.backbone} ({count:,} parameters), "
+        f"{copies}on {describe(device)}, {pick_precision(config.precision, device)}"
+    )
+    return Trainer(run, prepared, fabric, network, module, optimizer, History(run.folder), progress)
+
+
+def _epochs(trainer: Trainer, position: Position, interrupted: Flag) -> bool:
+    """Train to the end, or until the flag is raised. Returns whether the end was reached."""
+    config = trainer.config
+    total = config.epochs * trainer.steps_per_epoch
+    watch, before = Stopwatch(), position.seconds
+    with trainer.progress.bar("train", total, position.step) as bar:
+        while position.step < total:
+            epoch = position.step // trainer.steps_per_epoch
+            lap, first = Stopwatch(), position.step
+            whole = _train_epoch(trainer, position, epoch, total, interrupted, bar)
+            rate = (
+                (position.step - first)
+                * min(config.batch_size, len(trainer.prepared.train))
+                / lap.seconds
+            )
+            position.seconds = before + watch.seconds
+            if not whole:
+                _save_last(trainer, position)
+                return False
+            _close_epoch(trainer, position, epoch, rate)
+            if interrupted.raised:
+                return position.step >= total
+    return True
+
+
+def _train_epoch(
+    trainer: Trainer, position: Position, epoch: int, total: int, interrupted: Flag, bar: Bar
+) -> bool:
+    """The rest of an epoch. Returns False if it was interrupted before its last step."""
+    config, batches = trainer.config, trainer.prepared.train
+    order = epoch_order(len(batches), config.batch_size, seed=config.seed, epoch=epoch)
+    done = position.step - epoch * len(order)
+    losses = torch.tensor(position.epoch_loss, dtype=torch.float64, device=trainer.fabric.device)
+    trainer.module.train()
+    for images, labels in batches.iterate(order[done:]):
+        optim.set_learning_rate(
+            trainer.optimizer, optim.learning_rate(position.step, total, config.optim)
+        )
+        losses += train_step(trainer, images, labels, position.step)
+        position.step += 1
+        bar.advance(f"epoch {epoch + 1}/{config.epochs}")
+        if interrupted.raised and position.step < (epoch + 1) * len(order):
+            position.epoch_loss = losses.item()
+            return False
+    position.epoch_loss = losses.item()
+    if not math.isfinite(position.epoch_loss):
+        raise DivergedError(
+            f"the loss is {position.epoch_loss} in epoch {epoch + 1}; try a lower --optim.lr"
+        )
+    return True
+
+
+def train_step(trainer: Trainer, images: Tensor, labels: Tensor, step: int) -> Tensor:
+    """One step of the optimiser. Returns its loss, detached, on the device.
+
+    images: (B, H, W, 3) uint8, labels: (B,) int64.
+    """
+    config, problem = trainer.config, trainer.run.problem
+    generator = torch.Generator().manual_seed(step_seed(config.seed, step, "augment"))
+    torch.manual_seed(step_seed(config.seed, step, "network"))  # for dropout and stochastic depth
+    images, _ = crop_and_flip(images, generator, padding=problem.crop_padding_px, flip=problem.flip)
+    logits = trainer.module(images)
+    loss = objective(config.objective).loss(
+        logits, labels, beta=config.beta, temperature=config.temperature
+    )
+    trainer.fabric.backward(loss)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def _close_epoch(trainer: Trainer, position: Position, epoch: int, rate: float) -> None:
+    """Validate, keep the best weights, save, and write the epoch down."""
+    metrics = evaluate(trainer.network, trainer.prepared.val, trainer.modes)
+    chosen = metrics[trainer.modes[0]]
+    if position.improved_by(chosen):
+        position.best_epoch, position.best_top1, position.best_nll = (
+            epoch + 1,
+            chosen.top1,
+            chosen.nll,
+        )
+        state = {
+            "epoch": epoch + 1,
+            "val": {mode: dataclasses.asdict(m) for mode, m in metrics.items()},
+        }
+        checkpoint.write(trainer.run.folder / "best", state, weights=trainer.network.state_dict())
+    loss = position.epoch_loss / trainer.steps_per_epoch
+    position.epoch_loss = 0.0
+    lr = trainer.optimizer.param_groups[0]["lr"]
+    trainer.history.add(  # before the checkpoint: a row too many is forgotten, one too few is lost
+        epoch + 1, step=position.step, lr=lr, loss=loss, val=metrics, images_per_second=rate
+    )
+    _save_last(trainer, position)
+    accuracies = "  ".join(f"{mode} {100 * m.top1:.2f} %" for mode, m in metrics.items())
+    trainer.progress.say(
+        f"epoch {epoch + 1}/{trainer.config.epochs}  loss {loss:.4f}  val {accuracies}  {rate:,.0f} images/s"
+    )
+
+
+def _save_last(trainer: Trainer, position: Position) -> None:
+    checkpoint.write(
+        trainer.run.folder / "last",
+        dataclasses.asdict(position) | {"best_nll": min(position.best_nll, 1e300)},
+        weights=trainer.network.state_dict(),
+        optimizer=checkpoint.optimizer_tensors(trainer.optimizer),
+    )
+
+
+def _restore(trainer: Trainer) -> Position:
+    folder = trainer.run.folder / "last"
+    if not folder.exists() and not folder.with_name("last.old").exists():
+        trainer.history.truncate(0)
+        return Position()  # interrupted before the first checkpoint
+    weights, state = checkpoint.read(folder, "weights")
+    tensors, _ = checkpoint.read(folder, "optimizer")
+    trainer.network.load_state_dict(weights)
+    checkpoint.restore_optimizer(trainer.optimizer, tensors)
+    position = Position(**state)
+    trainer.history.truncate(position.step // trainer.steps_per_epoch)
+    trainer.progress.say(f"going on from step {position.step}")
+    return position
+
+
+def _finish(trainer: Trainer, position: Position, device: torch.device) -> None:
+    """The test split, seen once, by the weights that validation chose."""
+    run, config = trainer.run, trainer.config
+    best, state = checkpoint.read(run.folder / "best", "weights")
+    trainer.network.load_state_dict(best)
+    test = evaluate(trainer.network, trainer.prepared.test, trainer.modes)
+    passes = len(transformation_set(config.transformations))
+    described = {
+        mode: dataclasses.asdict(m) | {"forward_passes": MODES[mode].forward_passes(passes)}
+        for mode, m in test.items()
+    }
+    result = {
+        "test": described,
+        "val": state["val"],
+        "best_epoch": position.best_epoch,
+        "seconds": round(position.seconds, 1),
+        "hardware": describe(device),
+        "precision": pick_precision(config.precision, device),
+        "versions": run.problem.versions,
+    }
+    checkpoint.write_json(run.folder / "result.json", result)
+    trainer.progress.say(f"best epoch {position.best_epoch}; test:")
+    for mode, values in described.items():
+        trainer.progress.say(
+            f"  {mode:<11} {100 * values['top1']:6.2f} %  NLL {values['nll']:.4f}  ECE {values['ece']:.4f}  "
+            f"{values['forward_passes']} pass{'es' if values['forward_passes'] > 1 else ''}"
+        )
+    trainer.progress.say(f"trained in {position.seconds:,.0f} s; the run is in {run.folder}")

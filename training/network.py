@@ -1,0 +1,73 @@
+"""The network: pixels to logits. A backbone f, the class head u and the joint head w of the SLA paper."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from training.objectives import Logits, Objective
+from training.transformations import Transformation, transformed_copies
+
+
+class Network(nn.Module):
+    """A backbone with the heads of an objective. Everything a prediction needs is inside, normalisation included.
+
+    mean, std: per channel, in units of the uint8 pixels (0 to 255).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        objective: Objective,
+        *,
+        num_classes: int,
+        transformations: Sequence[Transformation],
+        mean: Sequence[float] = (127.5, 127.5, 127.5),
+        std: Sequence[float] = (127.5, 127.5, 127.5),
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.transformations = tuple(transformations)
+        self.num_classes = num_classes
+        num_features = backbone.num_features
+        assert isinstance(num_features, int)
+        joint_width = num_classes * len(self.transformations)
+        self.class_head = nn.Linear(num_features, num_classes) if objective.class_head else None
+        self.joint_head = nn.Linear(num_features, joint_width) if objective.joint_head else None
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Logits:
+        """The logits of every head. images: (B, H, W, 3) uint8.
+
+        With a joint head all M copies go through the backbone, once; the class head reads the
+        identity's features.
+        """
+        if self.joint_head is None:
+            return Logits(single=self.class_logits(self.features(images)), joint=None)
+        copies = transformed_copies(images, self.transformations)  # (B, M, H, W, 3)
+        features = self.features(copies.flatten(0, 1)).unflatten(0, copies.shape[:2])  # (B, M, D)
+        single = None if self.class_head is None else self.class_logits(features[:, 0])
+        return Logits(single=single, joint=self.joint_logits(features))
+
+    def features(self, images: Tensor) -> Tensor:
+        """The backbone's features. images: (B, H, W, 3) uint8. Returns (B, D)."""
+        # permuting channels-last pixels gives channels-last memory, which is what convolutions like
+        pixels = images.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
+        features: Tensor = self.backbone((pixels - self.mean) / self.std)
+        return features
+
+    def class_logits(self, features: Tensor) -> Tensor:
+        """The class head. features: (B, D). Returns (B, N)."""
+        assert self.class_head is not None
+        logits: Tensor = self.class_head(features)
+        return logits
+
+    def joint_logits(self, features: Tensor) -> Tensor:
+        """The joint head. features: (B, M, D). Returns (B, M, N, M)."""
+        assert self.joint_head is not None
+        logits: Tensor = self.joint_head(features)  # (B, M, N * M)
+        return logits.reshape(*logits.shape[:-1], self.num_classes, len(self.transformations))

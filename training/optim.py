@@ -1,0 +1,82 @@
+"""Optimisers, and the learning rate as a function of the step, so that a schedule has no state to save."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from training.config import OptimConfig
+from training.errors import ConfigError
+
+DEFAULT_LR = {"sgd": 0.1, "adamw": 1e-3}
+
+
+def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimiser of all parameters.
+
+    Raises:
+        ConfigError: no optimiser has that name.
+    """
+    lr = peak_lr(config)
+    if config.name == "adamw":
+        return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.momentum > 0,
+    )
+
+
+def peak_lr(config: OptimConfig) -> float:
+    """The highest learning rate of the schedule.
+
+    Raises:
+        ConfigError: no optimiser has that name.
+    """
+    if config.name not in DEFAULT_LR:
+        raise ConfigError(f"unknown optimiser {config.name!r}; choose from {sorted(DEFAULT_LR)}")
+    return DEFAULT_LR[config.name] if config.lr is None else config.lr
+
+
+def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
+    """The learning rate of a step in [0, total_steps): a linear warm-up, then the schedule.
+
+    Raises:
+        ConfigError: no schedule has that name.
+    """
+    if config.schedule not in SCHEDULES:
+        raise ConfigError(f"unknown schedule {config.schedule!r}; choose from {sorted(SCHEDULES)}")
+    warmup_steps = round(config.warmup * total_steps)
+    if step < warmup_steps:
+        return peak_lr(config) * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return peak_lr(config) * SCHEDULES[config.schedule](progress)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _step(progress: float) -> float:
+    """A tenth at 1/2 and again at 3/4 (the SLA paper's released code)."""
+    return 0.1 ** (int(progress >= 0.5) + int(progress >= 0.75))
+
+
+def _constant(progress: float) -> float:
+    return 1.0
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": _cosine,
+    "step": _step,
+    "constant": _constant,
+}

@@ -1,0 +1,285 @@
+"""From settings to what a loop needs: checked settings, a run folder, and batches of every split."""
+
+import dataclasses
+import math
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from serving.images import ImageSpec
+from training import checkpoint, data, optim
+from training.backbones import TIMM, build_backbone, default_image_size
+from training.batches import Batches, prepare
+from training.checkpoint import Problem, Run
+from training.config import DataConfig, TrainConfig
+from training.device import pick_precision
+from training.errors import ConfigError, DataError
+from training.objectives import objective
+from training.progress import Progress, Stopwatch
+from training.splits import Dataset
+from training.transformations import check_image_size, transformation_set
+
+KEPT_IMAGES = 64  # validation images that stay with a run
+STATISTICS_IMAGES = 2000  # enough for a channel's mean to a tenth of a grey level
+# settings that may be given with --resume, of the run and of its data
+MAY_CHANGE = ("device", "resume")
+DATA_MAY_CHANGE = ("data_dir", "workers")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The batches of every split."""
+
+    train: Batches
+    val: Batches
+    test: Batches
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Images to train on, to validate, to test."""
+        return (len(self.train), len(self.val), len(self.test))
+
+
+def check_settings(config: TrainConfig) -> None:
+    """Refuse settings that cannot work, before any data is read.
+
+    Raises:
+        ConfigError: an unknown name or a number out of its range.
+    """
+    objective(config.objective)
+    transformation_set(config.transformations)
+    default_image_size(config.backbone)
+    optim.learning_rate(0, 1, config.optim)
+    image_size, workers = config.data.image_size, config.data.workers
+    ranges: dict[str, tuple[float, float, float]] = {
+        "--epochs": (config.epochs, 1, math.inf),
+        "--batch-size": (config.batch_size, 2, math.inf),
+        "--image-size": (8 if image_size is None else image_size, 8, math.inf),
+        "--beta": (config.beta, 0, math.inf),
+        "--crop-padding": (config.crop_padding, 0, 1),
+        "--optim.weight-decay": (config.optim.weight_decay, 0, math.inf),
+        "--optim.momentum": (config.optim.momentum, 0, 1),
+        "--optim.warmup": (config.optim.warmup, 0, 1),
+        "--seed": (config.seed, 0, 2**63 - 1),  # what torch takes
+        "--split-seed": (config.data.split_seed, 0, math.inf),
+        "--workers": (0 if workers is None else workers, 0, math.inf),
+        "--resident-gib": (config.data.resident_gib, 0, math.inf),
+    }
+    for flag, (value, least, most) in ranges.items():
+        if not least <= value <= most:
+            limit = f"at least {least}" if value < least else f"a number up to {most}"
+            raise ConfigError(f"{flag} is {value}; it must be {limit}")
+    for flag, value in (
+        ("--temperature", config.temperature),
+        ("--optim.lr", optim.peak_lr(config.optim)),
+    ):
+        if not value > 0:
+            raise ConfigError(f"{flag} is {value}; it must be above 0")
+    for flag, share in (
+        ("--val-fraction", config.data.val_fraction),
+        ("--test-fraction", config.data.test_fraction),
+    ):
+        if not 0 < share < 1:
+            raise ConfigError(f"{flag} is {share}; it must lie between 0 and 1")
+
+
+def start_run(
+    config: TrainConfig, device: torch.device, progress: Progress
+) -> tuple[Run, Prepared]:
+    """A new run folder, and the batches of its data.
+
+    Raises:
+        TrainingError: the folder is in use, or the data will not do.
+    """
+    folder = config.out or default_folder(config)
+    checkpoint.check_new(folder)
+    dataset = data.load(config.data)
+    spec = image_spec(config.data, config.backbone, dataset)
+    if objective(config.objective).joint_head:  # a baseline turns nothing
+        check_image_size(transformation_set(config.transformations), spec.height, spec.width)
+    build_backbone(config.backbone, (spec.height, spec.width))  # refused before anything is written
+    prepared = read_splits(dataset, spec, config.data, device, progress)
+    mean, std = channel_statistics(prepared.train)
+    problem = Problem(
+        classes=dataset.classes,
+        image=spec,
+        mean=mean,
+        std=std,
+        crop_padding_px=round(config.crop_padding * min(spec.height, spec.width)),
+        flip=config.flip == "on" or (config.flip == "auto" and dataset.mirrored_is_same),
+        counts=prepared.counts,
+        versions=versions(),
+    )
+    kept = evenly_spaced(len(prepared.val), KEPT_IMAGES)
+    images, labels = next(iter(prepared.val.iterate([kept])))
+    # what "auto" chose is kept: a run goes on in the precision that it began with
+    precision: Literal["fp32", "bf16"] = (
+        "bf16" if pick_precision(config.precision, device) == "bf16-mixed" else "fp32"
+    )
+    config = dataclasses.replace(config, data=absolute_paths(config.data), precision=precision)
+    return checkpoint.create_run(folder, config, problem, images, labels), prepared
+
+
+def open_to_continue(config: TrainConfig, folder: Path) -> Run:
+    """The run in a folder, with what may change of its settings taken from config where it was given there.
+
+    Raises:
+        ConfigError: a setting was given that a run cannot change on the way.
+        CheckpointError: there is no run in the folder.
+    """
+    refused = changed_settings(config)
+    if refused:
+        raise ConfigError(
+            f"{', '.join(refused)} cannot be given with --resume: a run goes on with its own settings"
+        )
+    run = checkpoint.open_run(folder)
+    new = {name: getattr(config.data, name) for name in DATA_MAY_CHANGE}
+    given = {name: value for name, value in new.items() if value != getattr(DataConfig(), name)}
+    device = run.config.device if config.device == TrainConfig().device else config.device
+    changed = dataclasses.replace(
+        run.config, data=dataclasses.replace(run.config.data, **given), device=device
+    )
+    return dataclasses.replace(run, config=changed)
+
+
+def continue_run(run: Run, device: torch.device, progress: Progress) -> Prepared:
+    """The batches of a run's data.
+
+    Raises:
+        DataError: the data will not do, or is not what it was when the run began.
+    """
+    dataset = data.load(run.config.data)
+    if dataset.classes != run.problem.classes:
+        raise DataError(
+            f"{dataset.name} has other classes than when {run.folder} began; train again"
+        )
+    prepared = read_splits(dataset, run.problem.image, run.config.data, device, progress)
+    if prepared.counts != run.problem.counts:
+        raise DataError(
+            f"{dataset.name} has {prepared.counts} images to train, validate and test, "
+            f"but {run.problem.counts} when {run.folder} began; train again"
+        )
+    return prepared
+
+
+def changed_settings(config: TrainConfig) -> list[str]:
+    """The flags that differ from their defaults and that a run cannot change on the way."""
+    flags = []
+    for prefix, group, default, free in (
+        ("", config, TrainConfig(), (*MAY_CHANGE, "data", "optim")),
+        ("", config.data, DataConfig(), DATA_MAY_CHANGE),
+        ("optim.", config.optim, TrainConfig().optim, ()),
+    ):
+        for field in dataclasses.fields(group):
+            name = field.name
+            if name not in free and getattr(group, name) != getattr(default, name):
+                flags.append(f"--{prefix}{name.replace('_', '-')}")
+    return flags
+
+
+def image_spec(config: DataConfig, backbone: str, dataset: Dataset) -> ImageSpec:
+    """The size that images are brought to: what was asked for, else the data's own, else the backbone's."""
+    if config.image_size is not None:
+        height = width = config.image_size
+    elif dataset.size is not None and not backbone.startswith(TIMM):
+        height, width = dataset.size
+    else:
+        height = width = default_image_size(backbone)
+    return ImageSpec(height, width, config.resize, config.interpolation)
+
+
+def read_splits(
+    dataset: Dataset, spec: ImageSpec, config: DataConfig, device: torch.device, progress: Progress
+) -> Prepared:
+    """Read every split once and say what is there.
+
+    Raises:
+        DataError: images that cannot be read.
+    """
+    watch = Stopwatch()
+    _, train = prepare(dataset.train, "train", spec, config, device, progress)
+    _, val = prepare(dataset.val, "val", spec, config, device, progress)
+    _, test = prepare(dataset.test, "test", spec, config, device, progress)
+    progress.say(
+        f"{dataset.name}: {len(train):,} images to train on, {len(val):,} to validate, {len(test):,} to test, "
+        f"{len(dataset.classes)} classes, {spec.height} x {spec.width} pixels (read in {watch.seconds:.1f} s)"
+    )
+    return Prepared(train, val, test)
+
+
+def channel_statistics(batches: Batches) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, standard deviation) of every channel over evenly spaced training images, in units of uint8 pixels."""
+    total, squares, count = (
+        torch.zeros(3, dtype=torch.float64),
+        torch.zeros(3, dtype=torch.float64),
+        0,
+    )
+    for images, _ in batches.iterate(
+        list(evenly_spaced(len(batches), STATISTICS_IMAGES).split(100))
+    ):
+        pixels = images.flatten(0, 2).double().cpu()  # (B * H * W, 3)
+        total, squares, count = (
+            total + pixels.sum(0),
+            squares + pixels.square().sum(0),
+            count + len(pixels),
+        )
+    mean = total / count
+    std = (
+        (squares / count - mean.square()).clamp_min(1.0).sqrt()
+    )  # an empty channel must not divide by zero
+    return tuple(round(v, 3) for v in mean.tolist()), tuple(round(v, 3) for v in std.tolist())
+
+
+def evenly_spaced(count: int, wanted: int) -> torch.Tensor:
+    """At most `wanted` places of `count`, evenly spaced: (min(count, wanted),) int64."""
+    return torch.linspace(0, count - 1, min(count, wanted)).round().long()
+
+
+def default_folder(config: TrainConfig) -> Path:
+    """runs/DATA-OBJECTIVE-seedSEED."""
+    kind, _, location = config.data.data.partition(":")
+    return Path("runs") / f"{Path(location).stem or kind}-{config.objective}-seed{config.seed}"
+
+
+def absolute_paths(config: DataConfig) -> DataConfig:
+    """The same data by absolute paths, so that a run can be gone on with from another folder."""
+    kind, _, location = config.data.partition(":")
+    where = f"{kind}:{Path(location).expanduser().resolve()}" if location else kind
+    return dataclasses.replace(config, data=where, data_dir=config.data_dir.expanduser().resolve())
+
+
+def versions() -> dict[str, str]:
+    """Of what decides numbers."""
+    names = ("viewfold", "torch", "timm", "numpy", "pillow", "lightning")
+    found = {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }
+    commit = _commit()
+    return found if commit is None else {**found, "commit": commit}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this code runs from, marked if it was changed since; None outside one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = [
+        "git",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+        "--exclude=*",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,106 @@
+"""The `viewfold` command: one line a verb, each imported only when it is called.
+
+Exit codes: 0 done; 2 something the user can mend, said in one sentence; 130 interrupted.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+
+import tyro
+
+PACKAGES = ("training", "export", "serving")
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train a classifier on a folder of images, an .npz file or a known data set."""
+    from training.config import TrainConfig
+
+    config = tyro.cli(TrainConfig, prog="viewfold train", args=arguments)
+    from training.loop import train
+
+    return 0 if train(config).complete else 130
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Measure a run or a bundle: top-1, NLL and calibration error of each mode."""
+    from export.config import EvaluateConfig
+
+    config = tyro.cli(EvaluateConfig, prog="viewfold evaluate", args=arguments)
+    from export.evaluate import run
+
+    run(config)
+    return 0
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Turn a run into a bundle of verified ONNX graphs."""
+    from export.config import ExportConfig
+
+    config = tyro.cli(ExportConfig, prog="viewfold export", args=arguments)
+    from export.bundle import export
+
+    export(config)
+    return 0
+
+
+def serve(arguments: Sequence[str]) -> int:
+    """Answer over HTTP with a bundle."""
+    from serving.start import ServeConfig, run
+
+    run(tyro.cli(ServeConfig, prog="viewfold serve", args=arguments))
+    return 0
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "export": export,
+    "serve": serve,
+}
+EXTRAS = {"train": "train", "evaluate": "export", "export": "export", "serve": ""}
+
+
+def main() -> None:
+    """Run the verb that the command line names."""
+    verb, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    if verb in ("--help", "-h"):
+        print(_usage())
+        sys.exit(0)
+    if verb == "--version":
+        print(metadata.version("viewfold"))
+        sys.exit(0)
+    if verb not in VERBS:
+        sys.exit(_complain(f"unknown command {verb!r}; choose from {', '.join(VERBS)}"))
+    try:
+        sys.exit(VERBS[verb](arguments))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in PACKAGES:
+            raise
+        sys.exit(
+            _complain(
+                f"{error.name} is not installed; viewfold {verb} needs: pip install 'viewfold[{EXTRAS[verb]}]'"
+            )
+        )
+    except Exception as error:
+        # an exception class of our own is a message to the user; anything else is a defect and keeps its traceback
+        if type(error).__module__.split(".")[0] not in PACKAGES:
+            raise
+        sys.exit(_complain(str(error)))
+
+
+def _complain(message: str) -> int:
+    print(f"viewfold: {message}", file=sys.stderr)
+    return 2
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10} {(function.__doc__ or '').strip()}" for name, function in VERBS.items()]
+    return "usage: viewfold COMMAND [--help] ...\n\n" + "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
