@@ -34,7 +34,7 @@ bundle/manifest.json: $(RUN)/result.json
 # an interrupted run is continued, not begun again
 $(RUN)/result.json: | $(VENV)/.export
 	@echo "== training on scikit-learn's digits (about 2 minutes on 2 cores)"
-	@if [ -f $(RUN)/config.json ]; then $(BIN)/viewfold train --resume $(RUN); \
+	@if [ -f $(RUN)/SHA256SUMS ]; then $(BIN)/viewfold train --resume $(RUN); \
 	else rm -rf $(RUN); $(BIN)/viewfold train $(RECIPE) --out $(RUN); fi
 
 test: $(VENV)/.dev

@@ -2,10 +2,12 @@
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-for requirement in [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]:
+lists = [project["dependencies"], *project["optional-dependencies"].values()]
+for requirement in chain.from_iterable(lists):
     if found := re.match(r"([\w.-]+)>=([\w.]+)[^;]*(;.*)?", requirement):
         name, version, marker = found.groups()
         print(f"{name}=={version}{marker or ''}")

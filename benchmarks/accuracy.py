@@ -70,7 +70,7 @@ def run(name: str, row: str, config: TrainConfig, seed: int) -> dict[str, Any]:
     """The result of one run: made, continued, or taken as it is."""
     slug = "".join(c if c.isalnum() or c == "-" else "_" for c in row)
     folder = RUNS / name / f"{slug}-{seed}"
-    begun = (folder / "config.json").exists()
+    begun = (folder / "SHA256SUMS").exists()
     finished = train(
         TrainConfig(resume=folder) if begun else dataclasses.replace(config, seed=seed, out=folder)
     )

@@ -53,12 +53,14 @@ def announcement(config: ServeConfig, loaded: model.Model) -> str:
     about = model.describe(loaded)
     host = "localhost" if ip_address(config.host).is_unspecified else config.host
     url = f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
+    example = next(iter(loaded.predictor.manifest.samples), None)
+    picture = "image.png" if example is None else config.bundle / example
     passes = [f"{name} ({mode['forward_passes']})" for name, mode in about["modes"].items()]
     return (
         f"{about['name']}: {len(about['classes'])} classes, on {about['device']}\n"
         f"modes (forward passes): {', '.join(passes)}; default {about['default_mode']}\n"
         f"page: {url}/\n"
-        f"try:  curl --data-binary @image.png {url}/predict\n"
+        f"try:  curl --data-binary @{picture} {url}/predict\n"
         "stop: Ctrl-C"
     )
 

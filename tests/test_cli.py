@@ -1,0 +1,268 @@
+"""The `viewfold` command with bad input: one clear sentence, exit code 2, no traceback."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import viewfold
+from serving import bundle
+from tests.bundles import write_bundle
+from tests.runs import tiny_run, write_npz
+
+Command = Callable[..., str]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command that must be refused; returns the sentence it says."""
+
+    def run(*arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["viewfold", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            viewfold.main()
+        said = capsys.readouterr().err
+        assert caught.value.code == 2, said
+        assert "Traceback" not in said
+        return said
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run(tmp_path_factory.mktemp("cli")).folder
+
+
+def pictures(folder: Path, count: int = 4, size: tuple[int, int] = (16, 16)) -> None:
+    folder.mkdir(parents=True)
+    for index in range(count):
+        Image.new("RGB", size, (index * 20, 80, 120)).save(folder / f"{index}.png")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "valid"),
+    [
+        ("--backbone", "resnet21", ["resnet20", "resnet32", "wrn-40-2", "timm/"]),
+        ("--backbone", "timm/resnet19", ["resnet18", "did you mean"]),
+        ("--data", "cifar11", ["cifar10", "digits", "npz:FILE", "folder:DIR", "mnist"]),
+        ("--transformations", "spiral", ["rotation", "rotation2"]),
+        ("--objective", "magic", ["baseline", "sla-sd"]),
+        ("--optim.name", "sgdd", ["sgd", "adamw"]),
+        ("--optim.schedule", "linear", ["cosine", "step", "constant"]),
+        ("--device", "tpu", ["auto", "cpu", "cuda"]),
+    ],
+)
+def test_unknown_name_is_answered_with_the_valid_ones(
+    refused: Command, tmp_path: Path, flag: str, value: str, valid: list[str]
+):
+    said = refused("train", "--out", tmp_path / "run", flag, value)
+    assert all(name in said for name in valid)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_command_is_answered_with_the_valid_ones(refused: Command):
+    assert re.search("train.*evaluate.*export.*serve", refused("tarin"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--epochs", "0"], "--epochs is 0"),
+        (["--batch-size", "1"], "--batch-size is 1"),
+        (["--optim.lr", "-1"], "must be above 0"),
+        (["--temperature", "0"], "must be above 0"),
+        (["--val-fraction", "2"], "--val-fraction is 2"),
+        (["--epochs", "many"], "many"),
+        (["--no-such-flag"], "no-such-flag"),
+    ],
+)
+def test_bad_number_or_flag(refused: Command, tmp_path: Path, arguments: list[str], said: str):
+    assert said in refused("train", "--out", tmp_path / "run", *arguments)
+
+
+def test_folder_with_one_class(refused: Command, tmp_path: Path):
+    pictures(tmp_path / "data" / "cats")
+    said = refused("train", "--data", f"folder:{tmp_path / 'data'}", "--out", tmp_path / "run")
+    assert "1 class (cats)" in said
+    assert "at least 2" in said
+
+
+def test_empty_folder(refused: Command, tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    said = refused("train", "--data", f"folder:{tmp_path / 'data'}", "--out", tmp_path / "run")
+    assert "a folder of images for each class" in said
+
+
+def test_folder_that_is_not_there(refused: Command, tmp_path: Path):
+    said = refused("train", "--data", f"folder:{tmp_path / 'data'}", "--out", tmp_path / "run")
+    assert "does not exist" in said
+
+
+def test_unreadable_files_are_named_and_counted_and_skipped_only_on_request(
+    refused: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    for name in ("cats", "dogs"):
+        pictures(tmp_path / "data" / name, count=12)
+    (tmp_path / "data" / "cats" / "notes.jpg").write_text("no picture")
+    whole = (tmp_path / "data" / "dogs" / "0.png").read_bytes()
+    (tmp_path / "data" / "dogs" / "half.png").write_bytes(whole[: len(whole) // 2])
+    arguments = ["train", "--data", f"folder:{tmp_path / 'data'}", "--out", str(tmp_path / "run")]
+    arguments += [
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--image-size",
+        "16",
+        "--backbone",
+        "resnet8",
+    ]
+    arguments += ["--val-fraction", "0.2", "--device", "cpu"]
+    said = refused(*arguments)
+    assert "cannot be read" in said
+    assert "--skip-unreadable" in said
+    assert "notes.jpg" in said or "half.png" in said
+    monkeypatch.setattr(sys, "argv", ["viewfold", *arguments, "--skip-unreadable"])
+    with pytest.raises(SystemExit) as caught:
+        viewfold.main()
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    assert "notes.jpg" in printed
+    assert "half.png" in printed
+
+
+def test_npz_with_a_missing_key(refused: Command, tmp_path: Path):
+    np.savez(tmp_path / "data.npz", train_images=np.zeros((4, 8, 8, 3), np.uint8))
+    said = refused("train", "--data", f"npz:{tmp_path / 'data.npz'}", "--out", tmp_path / "run")
+    assert "has no 'train_labels'; it has ['train_images']" in said
+
+
+def test_npz_with_a_wrong_shape(refused: Command, tmp_path: Path):
+    np.savez(tmp_path / "data.npz", train_images=np.zeros((4, 3, 8, 8)), train_labels=np.arange(4))
+    said = refused("train", "--data", f"npz:{tmp_path / 'data.npz'}", "--out", tmp_path / "run")
+    assert "float64 (4, 3, 8, 8)" in said
+    assert "(n, H, W, 3)" in said
+
+
+def test_rotation_of_images_that_are_not_square(refused: Command, tmp_path: Path):
+    images = np.zeros((20, 8, 12, 3), np.uint8)
+    np.savez(tmp_path / "data.npz", train_images=images, train_labels=np.arange(20) % 2)
+    said = refused("train", "--data", f"npz:{tmp_path / 'data.npz'}", "--out", tmp_path / "run")
+    assert "needs square images, got 8 x 12" in said
+    assert "--image-size 8" in said
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "export"])
+def test_checkpoint_with_a_flipped_byte(
+    refused: Command, run_folder: Path, tmp_path: Path, verb: str
+):
+    shutil.copytree(run_folder, tmp_path / "run")
+    flip_a_byte(tmp_path / "run" / "best" / "weights.safetensors")
+    extra = [tmp_path / "bundle"] if verb == "export" else []
+    assert "was altered" in refused(verb, tmp_path / "run", *extra)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "serve"])
+@pytest.mark.parametrize("name", ["distilled.onnx", "manifest.json"])
+def test_bundle_with_a_flipped_byte(refused: Command, tmp_path: Path, verb: str, name: str):
+    write_bundle(tmp_path / "bundle")
+    flip_a_byte(tmp_path / "bundle" / name)
+    assert "export the bundle again" in refused(verb, tmp_path / "bundle")
+
+
+def test_bundle_of_a_newer_format(refused: Command, tmp_path: Path):
+    write_bundle(tmp_path / "bundle")
+    path = tmp_path / "bundle" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": bundle.FORMAT + 1}))
+    assert "install a newer viewfold" in refused("serve", tmp_path / "bundle")
+
+
+def test_unknown_mode_is_answered_with_those_of_the_bundle(refused: Command, tmp_path: Path):
+    write_bundle(tmp_path / "bundle")
+    said = refused("serve", tmp_path / "bundle", "--mode", "best")
+    assert "unknown mode 'best'; this bundle has ['aggregated', 'distilled', 'single']" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("verb", ["train", "serve", "evaluate run", "evaluate bundle"])
+def test_cuda_where_there_is_none_is_an_error(
+    refused: Command, run_folder: Path, tmp_path: Path, verb: str
+):
+    write_bundle(tmp_path / "bundle")
+    said = {
+        "train": lambda: refused("train", "--device", "cuda", "--out", tmp_path / "run"),
+        "serve": lambda: refused("serve", tmp_path / "bundle", "--device", "cuda"),
+        "evaluate run": lambda: refused("evaluate", run_folder, "--device", "cuda"),
+        "evaluate bundle": lambda: refused("evaluate", tmp_path / "bundle", "--device", "cuda"),
+    }[verb]()
+    assert re.search("cuda|CUDA", said)
+
+
+def test_a_run_folder_in_use_is_not_overwritten(refused: Command, run_folder: Path):
+    before = (run_folder / "metrics.csv").read_text()
+    assert f"--resume {run_folder}" in refused("train", "--out", run_folder)
+    assert (run_folder / "metrics.csv").read_text() == before
+
+
+def test_a_missing_package_names_the_extra(tmp_path: Path):
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['viewfold', 'train']; import viewfold; viewfold.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "pip install 'viewfold[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_usage_and_help_need_nothing_heavy():
+    code = "import sys; sys.argv = ['viewfold', *{!r}]; import viewfold\n"
+    code += "try: viewfold.main()\nfinally: assert 'torch' not in sys.modules and 'bentoml' not in sys.modules"
+    for arguments in (
+        ["--help"],
+        ["train", "--help"],
+        ["export", "--help"],
+        ["evaluate", "--help"],
+    ):
+        command = [sys.executable, "-c", code.format(arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "usage" in done.stdout.lower()
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    def broken(arguments: object) -> int:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setitem(viewfold.VERBS, "train", broken)
+    monkeypatch.setattr(sys, "argv", ["viewfold", "train"])
+    with pytest.raises(RuntimeError, match="a defect"):
+        viewfold.main()
+
+
+def test_npz_without_splits_is_split(tmp_path: Path):
+    from training import data
+    from training.config import DataConfig
+
+    path = write_npz(tmp_path / "colours.npz")
+    arrays = dict(np.load(path))
+    np.savez(path, train_images=arrays["train_images"], train_labels=arrays["train_labels"])
+    found = data.load(DataConfig(data=f"npz:{path}"))
+    assert len(found.train) + len(found.val) + len(found.test) == 48
