@@ -35,6 +35,7 @@ from training.evaluate import MODES, metrics, probabilities
 from training.network import Network
 from training.objectives import objective
 from training.progress import Progress, Stopwatch
+from training.setup import load_again
 from training.splits import ArrayPictures, Split, split_of
 
 SAMPLES = 10  # example images in a bundle, one a class as far as they go
@@ -95,6 +96,7 @@ def _target(settings: ExportConfig) -> Iterator[Path]:
     try:
         yield part
         if out.exists():
+            shutil.rmtree(old, ignore_errors=True)  # of an export that was killed at its very end
             out.rename(old)
         part.rename(out)
         shutil.rmtree(old, ignore_errors=True)
@@ -212,26 +214,40 @@ def _failed(findings: verify.Findings) -> VerificationError:
 
 
 def _examples(run: Run, data_dir: Path | None, progress: Progress) -> Examples:
-    """The test split; where the data is not at hand, the validation images that the run keeps."""
+    """The test split; where the data is not at hand as it was, the validation images that the run keeps."""
     settings = run.config.data
     if data_dir is not None:
         settings = dataclasses.replace(settings, data_dir=data_dir)
     try:
-        test = data.load(settings).test
+        return _test_split(run, settings, progress)
     except DataError as error:
         if data_dir is not None:
             raise
-        progress.say(f"the data is not at hand ({error})")
+        progress.say(f"the data is not at hand as it was ({error})")
         images, labels = checkpoint.read_validation_images(run)
         kept = split_of(ArrayPictures(images.numpy()), labels.numpy())
         return Examples(
             kept,
             ResidentBatches(images, labels),
-            f"{len(labels)} validation images of {settings.data}",
+            f"{len(labels)} validation images of {_data_name(run)}",
         )
+
+
+def _test_split(run: Run, settings: DataConfig, progress: Progress) -> Examples:
+    """The test split that the run was judged on.
+
+    Raises:
+        DataError: the data is not there, cannot be read, or is not what it was when the run began.
+    """
+    test = load_again(run, settings).test
     split, batches = prepare(
         test, "test", run.problem.image, settings, torch.device("cpu"), progress
     )
+    expected = run.problem.counts[2]
+    if len(split) != expected:
+        raise DataError(
+            f"{settings.data} has {len(split)} test images, but {expected} when {run.folder} began"
+        )
     return Examples(split, batches, f"{len(split)} test images of {_data_name(run)}")
 
 

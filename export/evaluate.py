@@ -28,11 +28,13 @@ def run(settings: EvaluateConfig) -> dict[str, Any]:
     """Print, and return, what a run or a bundle is worth on a split.
 
     Raises:
-        ExportError: an unknown split, or data of other classes.
+        ExportError: an unknown split, data of other classes, or no folder for --json.
         TrainingError, BundleError: the run, the bundle or the data cannot be read.
     """
     if settings.split not in SPLITS:
         raise ExportError(f"unknown split {settings.split!r}; choose from {list(SPLITS)}")
+    if settings.json is not None and not settings.json.absolute().parent.is_dir():
+        raise ExportError(f"--json {settings.json}: there is no folder {settings.json.parent}")
     progress, watch = Progress(), Stopwatch()
     is_bundle = (settings.path / contract.MANIFEST).is_file()
     result = (_of_bundle if is_bundle else _of_run)(settings, progress)

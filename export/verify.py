@@ -1,6 +1,6 @@
 """Whether a graph says what torch says: names, axes, values at several batch sizes, and every test image.
 
-Each check returns what it found wrong, in words, so that all failures can be reported together.
+Each check adds to the findings what is wrong, in words, so that all failures can be reported together.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ CHUNK = 256  # pictures decoded and asked about at a time
 
 @dataclass
 class Findings:
-    """What verification measured, and what was wrong. disagreeing: share of images whose top-1 differs, worst mode."""
+    """What verification measured, and what was wrong. agreement: share of images with the same top-1, worst mode."""
 
     max_abs_diff: float = 0.0
     agreement: float = 1.0

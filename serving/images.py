@@ -132,9 +132,18 @@ def fit(image: Image.Image, spec: ImageSpec) -> Pixels:
     """A decoded picture as the model takes it: (spec.height, spec.width, 3) uint8 RGB.
 
     Raises:
-        ImageError: the picture's pixels have no RGB meaning (floating point, CIELAB).
+        ImageError: the picture's pixels have no RGB meaning (floating point, CIELAB, a palette that is missing).
     """
-    rgb = to_rgb(image)
+    try:
+        rgb = to_rgb(image)
+    except ImageError:
+        raise
+    except (
+        Exception
+    ) as error:  # what loading let pass and converting does not, as a PNG without its palette
+        raise ImageError(
+            "damaged_image", f"the image's pixels of mode {image.mode} cannot be read as RGB"
+        ) from error
     size = (spec.width, spec.height)
     if rgb.size != size:
         method = _RESAMPLING[spec.interpolation]
@@ -162,24 +171,31 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    if image.mode.startswith("I"):  # before transparency: Pillow's own conversion of these clips
+        return _sixteen_bit_grey(image)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(
-                "unsupported_pixels",
-                "the image has integer pixels beyond 16 bits; save it as 8 or 16 bit",
-            )
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("F", "LAB"):
         raise ImageError(
             "unsupported_pixels",
             f"pixels of mode {image.mode} have no agreed RGB; save it as 8-bit RGB",
         )
     return image.convert("RGB")
+
+
+def _sixteen_bit_grey(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(
+            "unsupported_pixels",
+            "the image has integer pixels beyond 16 bits; save it as 8 or 16 bit",
+        )
+    grey = (values >> 8).astype(np.uint8)
+    if "transparency" in image.info:  # of PNG: the one value that is transparent
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey).convert("RGB")
 
 
 @cache

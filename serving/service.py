@@ -65,6 +65,7 @@ class Service:
     @staticmethod
     def check() -> None:
         """Refuse to start what could not answer."""
+        settings.pin_bundle()
         try:
             model.check(_settings())
         except (BundleError, ModeError, DeviceError) as error:

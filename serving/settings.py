@@ -9,7 +9,7 @@ SettingsError       a setting that cannot be, or a port that cannot be had
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
@@ -61,6 +61,12 @@ class Settings:
             "VIEWFOLD_WORKERS": str(self.workers),
         }
         return chosen if self.mode is None else {**chosen, "VIEWFOLD_MODE": self.mode}
+
+
+def pin_bundle(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Make VIEWFOLD_BUNDLE absolute: `bentoml serve` runs its workers in another folder than it was started in."""
+    if given := environment.get("VIEWFOLD_BUNDLE"):
+        environment["VIEWFOLD_BUNDLE"] = str(Path(given).expanduser().absolute())
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Settings:

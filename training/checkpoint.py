@@ -87,10 +87,15 @@ def create_run(
     images: (n, H, W, 3) uint8, labels: (n,) int64.
 
     Raises:
-        CheckpointError: the folder is there already and is not empty.
+        CheckpointError: the folder is there already and is not empty, or cannot be made.
     """
     check_new(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot make the run folder {folder} ({error.strerror}); give another --out"
+        ) from None
     write_json(folder / "problem.json", dataclasses.asdict(problem))
     save_file(
         {"images": images.contiguous().cpu(), "labels": labels.cpu()},
@@ -113,7 +118,7 @@ def check_new(folder: Path) -> None:
     Raises:
         CheckpointError: the folder is there already and is not empty, or is a file.
     """
-    if (folder / "config.json").is_file():
+    if (folder / SUMS).is_file():  # written last: without it a run cannot be gone on with
         raise CheckpointError(
             f"{folder} is there already; go on with `{resume_command(folder)}`, or give --out"
         )
@@ -251,7 +256,7 @@ def read_validation_images(run: Run) -> tuple[Tensor, Tensor]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """A JSON file, whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(path)
 
 

@@ -21,6 +21,9 @@ from training.splits import (
 )
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
+MAX_LABEL = (
+    999_999  # beyond it a label is a number gone wrong, and a list of classes would fill the memory
+)
 EXTENSIONS = {
     ".jpg",
     ".jpeg",
@@ -80,7 +83,9 @@ def _digits(config: DataConfig) -> Dataset:
 
 def _torchvision(config: DataConfig) -> Dataset:
     entry = torchvision_sets.SETS[config.data]
-    parts = torchvision_sets.load(config.data, config.data_dir, download=config.download)
+    parts = torchvision_sets.load(
+        config.data, config.data_dir.expanduser(), download=config.download
+    )
     splits = {
         name: split_of(DatasetPictures(part.dataset), part.labels) for name, part in parts.items()
     }
@@ -110,6 +115,10 @@ def _npz(path: Path, config: DataConfig) -> Dataset:
     if len(shapes) > 1:
         raise DataError(f"{path}: the splits have images of different sizes: {sorted(shapes)}")
     (size,) = shapes
+    if "classes" in arrays and arrays["classes"].ndim != 1:
+        raise DataError(
+            f"{path}: 'classes' is {arrays['classes'].shape}; it must be a list of names"
+        )
     number = 1 + max(int(part.labels.max(initial=0)) for part in splits.values())
     classes = [str(name) for name in arrays.get("classes", np.arange(number))]
     if len(classes) < number:
@@ -141,6 +150,10 @@ def _npz_split(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> Split:
         )
     if flat.size and int(flat.min()) < 0:
         raise DataError(f"{path}: {name}_labels has negative labels")
+    if flat.size and int(flat.max()) > MAX_LABEL:
+        raise DataError(
+            f"{path}: {name}_labels go up to {flat.max()}; labels must count from 0 without gaps"
+        )
     return split_of(ArrayPictures(pixels), flat)
 
 

@@ -153,11 +153,7 @@ def continue_run(run: Run, device: torch.device, progress: Progress) -> Prepared
     Raises:
         DataError: the data will not do, or is not what it was when the run began.
     """
-    dataset = data.load(run.config.data)
-    if dataset.classes != run.problem.classes:
-        raise DataError(
-            f"{dataset.name} has other classes than when {run.folder} began; train again"
-        )
+    dataset = load_again(run, run.config.data)
     prepared = read_splits(dataset, run.problem.image, run.config.data, device, progress)
     if prepared.counts != run.problem.counts:
         raise DataError(
@@ -165,6 +161,20 @@ def continue_run(run: Run, device: torch.device, progress: Progress) -> Prepared
             f"but {run.problem.counts} when {run.folder} began; train again"
         )
     return prepared
+
+
+def load_again(run: Run, config: DataConfig) -> Dataset:
+    """The data of a run, with the classes that it had when the run began.
+
+    Raises:
+        DataError: the data is not there, or has other classes now.
+    """
+    dataset = data.load(config)
+    if dataset.classes != run.problem.classes:
+        raise DataError(
+            f"{dataset.name} has other classes than when {run.folder} began; train again"
+        )
+    return dataset
 
 
 def changed_settings(config: TrainConfig) -> list[str]:

@@ -175,11 +175,16 @@ def assemble(
     """The data set of the splits that are there; what is missing of val and test is held out of train.
 
     Raises:
-        DataError: fewer than two classes, a class or a split without pictures.
+        DataError: fewer than two classes, a name that is no text, a class or a split without pictures.
     """
     if len(classes) < 2:
         raise DataError(
             f"{config.data}: {len(classes)} class ({', '.join(classes)}); a classifier needs at least 2"
+        )
+    unwritable = [name for name in classes if name.encode(errors="ignore").decode() != name]
+    if unwritable:
+        raise DataError(
+            f"{config.data}: class names that are not UTF-8: {unwritable[:5]}; rename them"
         )
     for name, split in splits.items():
         if len(split) == 0:

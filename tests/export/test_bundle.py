@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -6,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -16,10 +18,12 @@ from export.errors import ExportError, TargetError, VerificationError
 from export.graphs import OnePass, Signature
 from serving import bundle as contract
 from serving.predictor import Predictor
-from tests.runs import tiny_run
+from tests.runs import tiny_run, write_npz
 from training import checkpoint
 from training.checkpoint import Run
+from training.config import DataConfig
 from training.errors import CheckpointError
+from training.progress import Progress
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +109,24 @@ def test_validation_images_stand_in_for_data_that_is_not_at_hand(
     finally:
         hidden.rename(moved)
     assert manifest.parity["images"] == 12
-    assert "validation images" in manifest.parity["on"]
+    assert manifest.parity["on"] == "12 validation images of npz:colours.npz"  # and no path
+
+
+@pytest.mark.parametrize("changed", ["classes", "count"])
+def test_validation_images_stand_in_for_data_that_has_changed(
+    changed: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    settings = DataConfig(data=f"npz:{write_npz(tmp_path / 'colours.npz')}", workers=1)
+    arrays = dict(np.load(tmp_path / "colours.npz"))
+    if changed == "classes":
+        arrays["classes"] = arrays["classes"][::-1]
+    else:
+        arrays |= {name: arrays[name][:15] for name in ("test_images", "test_labels")}
+    np.savez(tmp_path / "colours.npz", **arrays)
+    moved = dataclasses.replace(run, config=dataclasses.replace(run.config, data=settings))
+    examples = bundle._examples(moved, None, Progress())
+    assert examples.what == "12 validation images of npz:colours.npz"
+    assert "when" in capsys.readouterr().out
 
 
 def test_digits_bundle_carries_samples_and_others_do_not(exported: Path):
@@ -185,6 +206,16 @@ def test_overwrite_replaces_a_bundle(run: Run, exported: Path, tmp_path: Path):
     export(ExportConfig(run.folder, tmp_path / "bundle", overwrite=True, name="new"))
     assert contract.read(tmp_path / "bundle").manifest.name == "new"
     assert not (tmp_path / ".bundle.old").exists()
+
+
+def test_overwrite_after_an_export_that_was_killed_at_its_end(exported: Path, tmp_path: Path):
+    for name in ("bundle", ".bundle.old"):
+        shutil.copytree(exported, tmp_path / name)
+    settings = ExportConfig(tmp_path, tmp_path / "bundle", overwrite=True)
+    with bundle._target(settings) as part:
+        (part / "new").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert (tmp_path / "bundle" / "new").exists()
 
 
 def test_a_failed_overwrite_keeps_the_old_bundle(

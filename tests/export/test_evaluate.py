@@ -42,6 +42,11 @@ def test_numbers_are_written_as_json(trained: Run, tmp_path: Path):
     assert json.loads((tmp_path / "numbers.json").read_text()) == result
 
 
+def test_folder_for_the_json_that_is_not_there_is_said_first(trained: Run, tmp_path: Path):
+    with pytest.raises(ExportError, match="there is no folder"):
+        evaluate(EvaluateConfig(trained.folder, json=tmp_path / "nowhere" / "numbers.json"))
+
+
 def test_unknown_split_lists_the_valid_ones(trained: Run):
     with pytest.raises(ExportError, match=r"unknown split 'x'; choose from .*train.*val.*test"):
         evaluate(EvaluateConfig(trained.folder, split="x"))

@@ -143,6 +143,21 @@ def test_sixteen_bit_grey_keeps_its_high_byte():
     np.testing.assert_array_equal(pixels[..., 0], [[0x00, 0x12], [0x80, 0xFF]])
 
 
+def test_transparent_value_of_a_sixteen_bit_grey_png_becomes_white():
+    data = encoded(grey([[0x0000, 0x12FF], [0x8000, 0x0001]], np.uint16), transparency=0x12FF)
+    pixels = decode(data, ImageSpec(2, 2))
+    np.testing.assert_array_equal(pixels[..., 0], [[0x00, 0xFF], [0x80, 0x00]])
+
+
+def test_palette_that_is_missing_is_damage():
+    data = encoded(corners().quantize(4))
+    start = data.index(b"PLTE") - 4
+    size = 12 + int.from_bytes(data[start : start + 4], "big")
+    with pytest.raises(ImageError) as caught:
+        decode(data[:start] + data[start + size :], SPEC)
+    assert caught.value.code == "damaged_image"
+
+
 def test_integers_beyond_sixteen_bits_are_refused():
     data = encoded(grey([[0, 70_000], [0, 0]], np.int32), "TIFF")
     with pytest.raises(ImageError, match="beyond 16 bits") as caught:

@@ -200,9 +200,9 @@ def test_plain_bentoml_serve_reads_the_environment_and_reports_nothing(
     colours: Path, tmp_path: Path
 ):
     port = free_port()
-    command = ["-m", "bentoml", "serve", "serving.service:Service", "--working-dir", str(ROOT)]
+    command = ["-m", "bentoml", "serve", str(ROOT)]
     environment = {
-        "VIEWFOLD_BUNDLE": str(colours),
+        "VIEWFOLD_BUNDLE": os.path.relpath(colours, tmp_path),  # workers run in another folder
         "VIEWFOLD_MODE": "aggregated",
         "__BENTOML_DEBUG_USAGE": "True",  # BentoML then prints what it would report
     }

@@ -46,3 +46,18 @@ def test_value_that_cannot_be_is_named(variable: str, value: str):
 def test_workers_share_the_processors(monkeypatch: pytest.MonkeyPatch, workers: int, threads: int):
     monkeypatch.setattr(settings, "available_cpus", lambda: 8)
     assert Settings(workers=workers).threads == threads
+
+
+def test_relative_bundle_is_made_absolute_for_workers_that_run_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    environment = {"VIEWFOLD_BUNDLE": "bundles/photos"}
+    settings.pin_bundle(environment)
+    assert environment == {"VIEWFOLD_BUNDLE": str(tmp_path / "bundles" / "photos")}
+
+
+def test_bundle_that_is_not_set_stays_unset():
+    environment: dict[str, str] = {"VIEWFOLD_BUNDLE": ""}
+    settings.pin_bundle(environment)
+    assert environment == {"VIEWFOLD_BUNDLE": ""}

@@ -305,6 +305,18 @@ def test_run_is_not_made_in_place_of_a_file(tmp_path: Path):
         created(tmp_path / "run")
 
 
+def test_place_that_cannot_hold_a_run_is_refused(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"cannot make the run folder .*give another --out"):
+        created(tmp_path / "file" / "run")
+
+
+def test_run_that_was_killed_while_it_was_made_is_no_run_to_go_on_with(run_folder: Path):
+    (run_folder / "SHA256SUMS").unlink()
+    with pytest.raises(CheckpointError, match="is no run; give another --out"):
+        created(run_folder)
+
+
 def test_command_to_go_on_with_is_in_the_run_and_holds_in_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
