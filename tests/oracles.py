@@ -36,6 +36,22 @@ def joint_cross_entropy(joint: Tensor, labels: Tensor) -> float:
     return sum(losses) / len(losses)
 
 
+def augmented_cross_entropy(copies: Tensor, labels: Tensor) -> float:
+    """(1/M) Σ_j CE(σ(z_j; u), y), mean over the batch. copies: (B, M, N), labels: (B,)."""
+    losses = []
+    for rows, label in zip(copies.tolist(), labels.tolist(), strict=True):
+        losses += [-log_softmax(row)[label] for row in rows]
+    return sum(losses) / len(losses)
+
+
+def multi_task(copies: Tensor, transformation: Tensor, labels: Tensor) -> float:
+    """(1/M) Σ_j [CE(σ(z_j; u), y) + CE(σ(z_j; v), j)], mean over the batch. transformation: (B, M, M)."""
+    which = []
+    for rows in transformation.tolist():
+        which += [-log_softmax(row)[j] for j, row in enumerate(rows)]
+    return augmented_cross_entropy(copies, labels) + sum(which) / len(which)
+
+
 def aggregated(joint: Tensor) -> Tensor:
     """s_i = (1/M) Σ_j w_ij(z_j): every copy reads its own column. joint: (B, M, N, M). Returns (B, N)."""
     return torch.tensor([_aggregated(copies) for copies in joint.tolist()], dtype=torch.float64)

@@ -15,7 +15,7 @@ from serving.start import ServeConfig
 from training import data, torchvision_sets
 from training.backbones import BACKBONES
 from training.config import TrainConfig
-from training.transformations import TRANSFORMATIONS
+from training.transformations import FACTORS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -65,7 +65,7 @@ def test_flags_of_the_readme_exist(capsys: pytest.CaptureFixture[str]):
 
 def test_help_lists_every_name(capsys: pytest.CaptureFixture[str]):
     text = help_of(TrainConfig, capsys)
-    for name in [*BACKBONES, *TRANSFORMATIONS]:
+    for name in [*BACKBONES, *FACTORS]:
         assert name in text
 
 

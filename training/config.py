@@ -72,13 +72,18 @@ class TrainConfig:
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     objective: str = "sla-sd"
-    """baseline: cross-entropy. sla-sd: joint labels over the transformations, folded into one pass."""
+    """baseline: cross-entropy. da: every transformed copy under its image's label. mt: the class of every
+    copy, and which transformation it is under. sla: joint labels of both. sla-sd: joint labels, folded into
+    one pass."""
     transformations: str = "rotation"
-    """The M transformations of sla-sd: rotation (M = 4) or rotation2 (M = 2)."""
+    """The M transformations of da, mt, sla and sla-sd: rotation (M = 4), rotation2 (2), color3 (3), color6 (6),
+    flip (2), or a product such as rotation*color3 (12)."""
     beta: float = 1.0
     """sla-sd: weight of the class head's own cross-entropy (the paper's β)."""
     temperature: float = 1.0
     """sla-sd: of the distillation (the paper's T)."""
+    large_loss: bool = False
+    """Sum the losses of the M copies instead of averaging them (the released code's choice for large data sets)."""
     backbone: str = "resnet20"
     """resnet8, resnet20, resnet32, resnet56, wrn-16-2, wrn-40-2, or timm/<any name of timm's>."""
     epochs: int = 60

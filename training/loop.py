@@ -26,7 +26,7 @@ from training.evaluate import MODES, Metrics, evaluate
 from training.history import History
 from training.interrupt import Flag, interruption
 from training.network import Network
-from training.objectives import objective
+from training.objectives import Terms, objective
 from training.progress import Bar, Progress, Stopwatch
 from training.setup import Prepared, check_settings, continue_run, open_to_continue, start_run
 from training.transformations import transformation_set
@@ -122,7 +122,8 @@ def _set_up(run: Run, prepared: Prepared, device: torch.device, progress: Progre
         network = network.to(memory_format=torch.channels_last)
     module, optimizer = fabric.setup(network, optim.build_optimizer(network, config.optim))
     count = sum(parameter.numel() for parameter in network.parameters())
-    copies = f"M = {len(network.transformations)}, " if network.joint_head is not None else ""
+    transforms = objective(config.objective).transforms
+    copies = f"M = {len(network.transformations)}, " if transforms else ""
     progress.say(
         f"{config.objective} with {config.backbone} ({count:,} parameters), "
         f"{copies}on {describe(device)}, {pick_precision(config.precision, device)}"
@@ -192,9 +193,8 @@ def train_step(trainer: Trainer, images: Tensor, labels: Tensor, step: int) -> T
     torch.manual_seed(step_seed(config.seed, step, "network"))  # for dropout and stochastic depth
     images, _ = crop_and_flip(images, generator, padding=problem.crop_padding_px, flip=problem.flip)
     logits = trainer.module(images)
-    loss = objective(config.objective).loss(
-        logits, labels, beta=config.beta, temperature=config.temperature
-    )
+    terms = Terms(config.beta, config.temperature, config.large_loss)
+    loss = objective(config.objective).loss(logits, labels, terms)
     trainer.fabric.backward(loss)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)

@@ -34,24 +34,34 @@ class Network(nn.Module):
         self.num_classes = num_classes
         num_features = backbone.num_features
         assert isinstance(num_features, int)
-        joint_width = num_classes * len(self.transformations)
+        passes = len(self.transformations)
+        self.class_on_copies = objective.class_on_copies
         self.class_head = nn.Linear(num_features, num_classes) if objective.class_head else None
+        joint_width = num_classes * passes
         self.joint_head = nn.Linear(num_features, joint_width) if objective.joint_head else None
+        self.transformation_head = (
+            nn.Linear(num_features, passes) if objective.transformation_head else None
+        )
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Logits:
         """The logits of every head. images: (B, H, W, 3) uint8.
 
-        With a joint head all M copies go through the backbone, once; the class head reads the
-        identity's features.
+        Where a head is asked about the copies, all M of them go through the backbone, once, and the class
+        head's answer to the image as it is reads the identity's features.
         """
-        if self.joint_head is None:
+        if self.joint_head is None and not self.class_on_copies:
             return Logits(single=self.class_logits(self.features(images)), joint=None)
         copies = transformed_copies(images, self.transformations)  # (B, M, H, W, 3)
         features = self.features(copies.flatten(0, 1)).unflatten(0, copies.shape[:2])  # (B, M, D)
-        single = None if self.class_head is None else self.class_logits(features[:, 0])
-        return Logits(single=single, joint=self.joint_logits(features))
+        which = self.transformation_head
+        return Logits(
+            single=None if self.class_head is None else self.class_logits(features[:, 0]),
+            joint=None if self.joint_head is None else self.joint_logits(features),
+            copies=self.class_logits(features) if self.class_on_copies else None,
+            transformation=None if which is None else which(features),
+        )
 
     def features(self, images: Tensor) -> Tensor:
         """The backbone's features. images: (B, H, W, 3) uint8. Returns (B, D)."""
@@ -61,7 +71,7 @@ class Network(nn.Module):
         return features
 
     def class_logits(self, features: Tensor) -> Tensor:
-        """The class head. features: (B, D). Returns (B, N)."""
+        """The class head. features: (..., D). Returns (..., N)."""
         assert self.class_head is not None
         logits: Tensor = self.class_head(features)
         return logits

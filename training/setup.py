@@ -2,10 +2,7 @@
 
 import dataclasses
 import math
-import platform
-import subprocess
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -21,11 +18,12 @@ from training.device import pick_precision
 from training.errors import ConfigError, DataError
 from training.objectives import objective
 from training.progress import Progress, Stopwatch
+from training.provenance import versions
 from training.splits import Dataset
+from training.statistics import channel_statistics, check_colours, evenly_spaced
 from training.transformations import check_image_size, transformation_set
 
 KEPT_IMAGES = 64  # validation images that stay with a run
-STATISTICS_IMAGES = 2000  # enough for a channel's mean to a tenth of a grey level
 # settings that may be given with --resume, of the run and of its data
 MAY_CHANGE = ("device", "resume")
 DATA_MAY_CHANGE = ("data_dir", "workers")
@@ -53,6 +51,11 @@ def check_settings(config: TrainConfig) -> None:
     """
     objective(config.objective)
     transformation_set(config.transformations)
+    if config.flip == "on" and mirrors(config):
+        raise ConfigError(
+            "--flip on with flip among the transformations: the joint label of a mirrored image could not "
+            "be told; leave --flip out"
+        )
     default_image_size(config.backbone)
     optim.learning_rate(0, 1, config.optim)
     image_size, workers = config.data.image_size, config.data.workers
@@ -100,18 +103,21 @@ def start_run(
     checkpoint.check_new(folder)
     dataset = data.load(config.data)
     spec = image_spec(config.data, config.backbone, dataset)
-    if objective(config.objective).joint_head:  # a baseline turns nothing
+    if objective(config.objective).transforms:  # a baseline turns nothing
         check_image_size(transformation_set(config.transformations), spec.height, spec.width)
     build_backbone(config.backbone, (spec.height, spec.width))  # refused before anything is written
     prepared = read_splits(dataset, spec, config.data, device, progress)
     mean, std = channel_statistics(prepared.train)
+    transformations = transformation_set(config.transformations)
+    if objective(config.objective).transforms:
+        check_colours(prepared.train, transformations, progress)
     problem = Problem(
         classes=dataset.classes,
         image=spec,
         mean=mean,
         std=std,
         crop_padding_px=round(config.crop_padding * min(spec.height, spec.width)),
-        flip=config.flip == "on" or (config.flip == "auto" and dataset.mirrored_is_same),
+        flip=random_flips(config, dataset),
         counts=prepared.counts,
         versions=versions(),
     )
@@ -192,6 +198,22 @@ def changed_settings(config: TrainConfig) -> list[str]:
     return flags
 
 
+def mirrors(config: TrainConfig) -> bool:
+    """Whether mirroring is one of the transformations that training looks at."""
+    transformations = transformation_set(config.transformations)
+    return objective(config.objective).transforms and any(t.mirrored for t in transformations)
+
+
+def random_flips(config: TrainConfig, dataset: Dataset) -> bool:
+    """Whether training mirrors images at random: as asked, else where a mirrored image keeps its class.
+
+    Not where mirroring is a transformation: its joint label could not be told from the image.
+    """
+    return config.flip == "on" or (
+        config.flip == "auto" and dataset.mirrored_is_same and not mirrors(config)
+    )
+
+
 def image_spec(config: DataConfig, backbone: str, dataset: Dataset) -> ImageSpec:
     """The size that images are brought to: what was asked for, else the data's own, else the backbone's."""
     if config.image_size is not None:
@@ -222,34 +244,6 @@ def read_splits(
     return Prepared(train, val, test)
 
 
-def channel_statistics(batches: Batches) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, standard deviation) of every channel over evenly spaced training images, in units of uint8 pixels."""
-    total, squares, count = (
-        torch.zeros(3, dtype=torch.float64),
-        torch.zeros(3, dtype=torch.float64),
-        0,
-    )
-    for images, _ in batches.iterate(
-        list(evenly_spaced(len(batches), STATISTICS_IMAGES).split(100))
-    ):
-        pixels = images.flatten(0, 2).double().cpu()  # (B * H * W, 3)
-        total, squares, count = (
-            total + pixels.sum(0),
-            squares + pixels.square().sum(0),
-            count + len(pixels),
-        )
-    mean = total / count
-    std = (
-        (squares / count - mean.square()).clamp_min(1.0).sqrt()
-    )  # an empty channel must not divide by zero
-    return tuple(round(v, 3) for v in mean.tolist()), tuple(round(v, 3) for v in std.tolist())
-
-
-def evenly_spaced(count: int, wanted: int) -> torch.Tensor:
-    """At most `wanted` places of `count`, evenly spaced: (min(count, wanted),) int64."""
-    return torch.linspace(0, count - 1, min(count, wanted)).round().long()
-
-
 def default_folder(config: TrainConfig) -> Path:
     """runs/DATA-OBJECTIVE-seedSEED."""
     kind, _, location = config.data.data.partition(":")
@@ -261,35 +255,3 @@ def absolute_paths(config: DataConfig) -> DataConfig:
     kind, _, location = config.data.partition(":")
     where = f"{kind}:{Path(location).expanduser().resolve()}" if location else kind
     return dataclasses.replace(config, data=where, data_dir=config.data_dir.expanduser().resolve())
-
-
-def versions() -> dict[str, str]:
-    """Of what decides numbers."""
-    names = ("viewfold", "torch", "timm", "numpy", "pillow", "lightning")
-    found = {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in names},
-    }
-    commit = _commit()
-    return found if commit is None else {**found, "commit": commit}
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this code runs from, marked if it was changed since; None outside one."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    command = [
-        "git",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-        "--exclude=*",
-    ]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -34,7 +34,7 @@ def _convert_once(monkeypatch: pytest.MonkeyPatch, converted: dict[str, bytes]):
     def convert_or_recall(
         graph: OnePass, shape: Signature, facts: dict[str, str]
     ) -> onnx.ModelProto:
-        key = f"{facts['mode']} {facts['image']} {type(graph.network.backbone).__name__}"
+        key = f"{facts['mode']} {facts['transformations']} {facts['image']} {type(graph.network.backbone).__name__}"
         if key not in converted:
             converted[key] = convert_now(graph, shape, facts).SerializeToString()
         return onnx.ModelProto.FromString(converted[key])
@@ -82,6 +82,24 @@ def test_baseline_exports_one_plain_graph(tmp_path: Path):
     manifest = export(ExportConfig(run.folder, tmp_path / "bundle")).manifest
     assert list(manifest.modes) == ["plain"]
     assert manifest.modes["plain"].forward_passes == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objective", "transformations", "passes"),
+    [
+        ("sla", "rotation*color3*flip", {"single": 1, "aggregated": 24}),
+        ("da", "color6", {"plain": 1}),
+        ("mt", "rotation2", {"plain": 1}),
+    ],
+)
+def test_every_objective_and_transformation_exports(
+    tmp_path: Path, objective: str, transformations: str, passes: dict[str, int]
+):
+    run = tiny_run(tmp_path, objective=objective, transformations=transformations)
+    manifest = export(ExportConfig(run.folder, tmp_path / "bundle")).manifest
+    assert {mode: value.forward_passes for mode, value in manifest.modes.items()} == passes
+    assert manifest.parity["agreement"] == 1.0
 
 
 @pytest.mark.slow

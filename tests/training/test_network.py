@@ -99,3 +99,29 @@ def test_default_normalisation_brings_pixels_to_one():
 
 def test_normalisation_is_in_the_checkpoint():
     assert {"mean", "std"} <= set(network(mean=(1.0, 2.0, 3.0)).state_dict())
+
+
+@pytest.mark.parametrize("name", ["da", "mt"])
+def test_class_head_is_asked_about_every_copy(name: str):
+    found = network(name)
+    logits = found(images())
+    assert logits.joint is None
+    assert logits.copies.shape == (2, 4, 5)
+    for m, transform in enumerate(found.transformations):
+        expected = found.class_logits(found.features(transform(images())))
+        torch.testing.assert_close(logits.copies[:, m], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(logits.single, logits.copies[:, 0], atol=1e-6, rtol=0)
+
+
+def test_transformation_head_belongs_to_mt_alone():
+    assert network("mt")(images()).transformation.shape == (2, 4, 4)
+    for name in ("baseline", "da", "sla", "sla-sd"):
+        assert network(name)(images()).transformation is None
+
+
+def test_sla_has_no_class_head():
+    found = network("sla")
+    assert found.class_head is None
+    logits = found(images())
+    assert (logits.single, logits.copies) == (None, None)
+    assert logits.joint.shape == (2, 4, 5, 4)

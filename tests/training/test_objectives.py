@@ -12,7 +12,10 @@ from training.joint import aggregate
 from training.objectives import (
     OBJECTIVES,
     Logits,
+    Terms,
     baseline_loss,
+    da_loss,
+    mt_loss,
     objective,
     self_distillation_loss,
     sla_loss,
@@ -170,15 +173,15 @@ def test_gradient_of_the_class_head_in_sla_sd_is_that_of_its_two_terms():
 def test_objective_by_name_calls_its_loss_with_its_settings():
     single, joint, labels = batch(5, 4, 3)
     logits = Logits(single, joint)
-    found = objective("sla-sd").loss(logits, labels, beta=0.3, temperature=2.0)
+    found = objective("sla-sd").loss(logits, labels, Terms(beta=0.3, temperature=2.0))
     expected = oracles.sla_sd(single, joint, labels, beta=0.3, temperature=2.0)
     assert found.item() == pytest.approx(expected, abs=1e-11)
-    baseline = objective("baseline").loss(Logits(single, None), labels, beta=9.0, temperature=9.0)
+    baseline = objective("baseline").loss(Logits(single, None), labels, Terms(9.0, 9.0, True))
     assert baseline.item() == pytest.approx(oracles.cross_entropy(single, labels), abs=1e-12)
 
 
 def test_unknown_objective_lists_the_valid_ones():
-    with pytest.raises(ConfigError, match=r"'slasd'.*'baseline', 'sla-sd'"):
+    with pytest.raises(ConfigError, match=r"'slasd'.*'baseline', 'da', 'mt', 'sla', 'sla-sd'"):
         objective("slasd")
 
 
@@ -189,3 +192,67 @@ def test_modes_of_an_objective_are_known_and_use_heads_that_it_trains(name: str)
     assert set(chosen.modes) <= set(MODES)
     for mode in chosen.modes:
         assert chosen.class_head if heads[mode] == "class" else chosen.joint_head
+
+
+def class_and_transformation(b: int, m: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Random float64 logits (B, M, N) and (B, M, M), and labels (B,)."""
+    generator = torch.Generator().manual_seed(1)
+    copies = 3 * torch.randn(b, m, n, dtype=torch.float64, generator=generator)
+    transformation = 3 * torch.randn(b, m, m, dtype=torch.float64, generator=generator)
+    return copies, transformation, torch.randint(n, (b,), generator=generator)
+
+
+@pytest.mark.parametrize(("b", "m", "n"), SIZES)
+def test_da_loss_matches_the_loop(b: int, m: int, n: int):
+    copies, _, labels = class_and_transformation(b, m, n)
+    expected = oracles.augmented_cross_entropy(copies, labels)
+    assert da_loss(copies, labels).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("b", "m", "n"), SIZES)
+def test_mt_loss_matches_the_loop(b: int, m: int, n: int):
+    copies, transformation, labels = class_and_transformation(b, m, n)
+    expected = oracles.multi_task(copies, transformation, labels)
+    assert mt_loss(copies, transformation, labels).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_losses_of_uniform_logits_are_logarithms_of_the_number_of_answers():
+    labels = torch.tensor([0, 2])
+    assert da_loss(torch.zeros(2, 4, 3), labels).item() == pytest.approx(math.log(3))
+    found = mt_loss(torch.zeros(2, 4, 3), torch.zeros(2, 4, 4), labels).item()
+    assert found == pytest.approx(math.log(3) + math.log(4))
+    assert sla_loss(torch.zeros(2, 4, 3, 4), labels).item() == pytest.approx(math.log(12))
+
+
+def test_da_of_one_copy_is_the_baseline():
+    copies, _, labels = class_and_transformation(5, 1, 3)
+    torch.testing.assert_close(da_loss(copies, labels), baseline_loss(copies[:, 0], labels))
+
+
+def test_da_and_mt_reach_every_copy_and_every_head():
+    copies, transformation, labels = class_and_transformation(3, 4, 5)
+    copies.requires_grad_()
+    transformation.requires_grad_()
+    mt_loss(copies, transformation, labels).backward()
+    assert copies.grad is not None
+    assert transformation.grad is not None
+    assert (copies.grad.abs().sum(2) > 0).all()
+    assert (transformation.grad.abs().sum(2) > 0).all()
+
+
+@pytest.mark.parametrize("name", ["da", "mt", "sla"])
+def test_large_loss_is_the_sum_over_the_copies(name: str):
+    copies, transformation, labels = class_and_transformation(5, 4, 3)
+    _, joint, _ = batch(5, 4, 3)
+    logits = Logits(None, joint, copies, transformation)
+    loss = objective(name).loss
+    torch.testing.assert_close(
+        loss(logits, labels, Terms(sum_copies=True)), 4 * loss(logits, labels, Terms())
+    )
+
+
+def test_large_loss_of_sla_sd_sums_the_joint_term_alone():
+    single, joint, labels = batch(5, 4, 3)
+    mean = sla_sd_loss(single, joint, labels)
+    summed = sla_sd_loss(single, joint, labels, sum_copies=True)
+    torch.testing.assert_close(summed - mean, 3 * sla_loss(joint, labels))

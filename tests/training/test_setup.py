@@ -1,25 +1,23 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import pytest
 import torch
 
 from serving.images import ImageSpec
-from tests.training.data_sets import array_split, pixels, write_npz
-from training.batches import ResidentBatches
+from tests.training.data_sets import array_split, write_npz
 from training.config import DataConfig, OptimConfig, TrainConfig
 from training.errors import ConfigError
 from training.progress import Progress
 from training.setup import (
     absolute_paths,
     changed_settings,
-    channel_statistics,
     check_settings,
     default_folder,
-    evenly_spaced,
     image_spec,
+    random_flips,
     start_run,
 )
 from training.splits import Dataset
@@ -83,7 +81,7 @@ def test_what_is_no_usable_number_is_refused(wrong: dict[str, object]):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"objective": "sla"},
+        {"objective": "slasd"},
         {"transformations": "colours"},
         {"backbone": "resnet21"},
         {"backbone": "timm/resnet18x"},
@@ -135,32 +133,6 @@ def test_image_size_is_what_was_asked_for_then_the_datas_then_the_backbones(
     assert spec == ImageSpec(*expected, resize="stretch", interpolation="nearest")
 
 
-def resident(images: np.ndarray) -> ResidentBatches:
-    return ResidentBatches(torch.from_numpy(images), torch.zeros(len(images), dtype=torch.int64))
-
-
-def test_channel_statistics_match_numpy():
-    images = pixels(250)
-    images[..., 1] //= 3
-    mean, std = channel_statistics(resident(images))
-    assert mean == pytest.approx(images.mean((0, 1, 2)), abs=1e-3)
-    assert std == pytest.approx(images.astype(np.float64).std((0, 1, 2)), abs=1e-3)
-
-
-def test_channel_without_contrast_gets_a_deviation_of_one():
-    images = pixels(10)
-    images[..., 2] = 40
-    mean, std = channel_statistics(resident(images))
-    assert mean[2] == 40
-    assert std[2] == 1
-
-
-def test_evenly_spaced_places_reach_from_end_to_end():
-    assert evenly_spaced(9, 3).tolist() == [0, 4, 8]
-    assert evenly_spaced(3, 64).tolist() == [0, 1, 2]
-    assert len(evenly_spaced(1000, 64).unique()) == 64
-
-
 @pytest.mark.parametrize(
     ("data", "name"),
     [
@@ -189,3 +161,29 @@ def test_size_that_the_backbone_cannot_take_leaves_no_run(tmp_path: Path):
     with pytest.raises(ConfigError, match="cannot take 8 x 8 pixels"):
         start_run(config, torch.device("cpu"), Progress())
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flip", "transformations", "objective", "expected"),
+    [
+        ("auto", "rotation", "sla-sd", True),
+        ("auto", "rotation*flip", "sla-sd", False),  # its joint label could not be told
+        ("auto", "rotation*flip", "baseline", True),  # which does not look at it
+        ("off", "rotation", "sla-sd", False),
+        ("on", "rotation", "sla-sd", True),
+    ],
+)
+def test_random_flips_are_off_where_mirroring_is_a_transformation(
+    flip: Literal["auto", "on", "off"], transformations: str, objective: str, expected: bool
+):
+    config = TrainConfig(flip=flip, transformations=transformations, objective=objective)
+    assert random_flips(config, dataset(None)) is expected
+    letters = dataclasses.replace(dataset(None), mirrored_is_same=False)
+    assert random_flips(config, letters) is (flip == "on")
+
+
+def test_random_flips_beside_flip_as_a_transformation_are_refused():
+    config = TrainConfig(flip="on", transformations="flip", objective="sla")
+    with pytest.raises(ConfigError, match="leave --flip out"):
+        check_settings(config)
+    check_settings(dataclasses.replace(config, objective="baseline"))

@@ -3,11 +3,20 @@ import torch
 
 from training.errors import ConfigError
 from training.transformations import (
-    TRANSFORMATIONS,
+    FACTORS,
     check_image_size,
     transformation_set,
     transformed_copies,
 )
+
+PRODUCTS = {
+    "rotation2*color3": 6,
+    "rotation*color3": 12,
+    "rotation*color6": 24,
+    "rotation*flip": 8,
+    "flip*rotation2*color6": 24,
+}
+NAMES = [*sorted(FACTORS), *PRODUCTS]
 
 
 def numbered(batch: int = 1, height: int = 2, width: int = 2) -> torch.Tensor:
@@ -34,14 +43,14 @@ def test_rotation2_is_the_identity_and_the_half_turn():
     assert torch.equal(copies[:, 1], images.flip(1, 2))
 
 
-@pytest.mark.parametrize("name", sorted(TRANSFORMATIONS))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_identity_comes_first(name: str):
     images = numbered(batch=2)
     assert torch.equal(transformed_copies(images, transformation_set(name))[:, 0], images)
     assert transformation_set(name)[0].name == "identity"
 
 
-@pytest.mark.parametrize("name", sorted(TRANSFORMATIONS))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_transformation_of_a_set_differs_from_the_others(name: str):
     copies = transformed_copies(numbered(), transformation_set(name))[0]
     assert len({tuple(copy.flatten().tolist()) for copy in copies}) == len(copies)
@@ -64,7 +73,7 @@ def test_channels_and_images_stay_where_they_are():
 
 
 def test_names_and_order_of_the_sets_are_what_joint_labels_rely_on():
-    names = {key: [t.name for t in value] for key, value in TRANSFORMATIONS.items()}
+    names = {key: [t.name for t in value] for key, value in FACTORS.items()}
     assert names["rotation"] == ["identity", "rotation-90", "rotation-180", "rotation-270"]
     assert names["rotation2"] == ["identity", "rotation-180"]
 
@@ -80,5 +89,56 @@ def test_half_turns_take_any_size_and_quarter_turns_take_squares():
 
 
 def test_unknown_name_lists_the_valid_ones():
-    with pytest.raises(ConfigError, match=r"'rotations'.*\['rotation', 'rotation2'\]"):
+    with pytest.raises(ConfigError, match=r"'rotations'.*'color3', 'color6', 'flip', 'rotation', 'rotation2'"):
         transformation_set("rotations")
+
+
+@pytest.mark.parametrize(("name", "number"), PRODUCTS.items())
+def test_product_has_all_pairs_with_the_first_factor_outer(name: str, number: int):
+    images = numbered(batch=2, height=4, width=4)
+    found = transformation_set(name)
+    assert len(found) == number
+    expected = [images]
+    for factor in name.split("*"):
+        expected = [inner(outer) for outer in expected for inner in FACTORS[factor]]
+    if name.startswith("rotation*flip"):  # mirroring is done first, whatever the order of the names
+        expected = [
+            turn(mirror(images)) for turn in FACTORS["rotation"] for mirror in FACTORS["flip"]
+        ]
+    assert torch.equal(transformed_copies(images, found), torch.stack(expected, dim=1))
+
+
+def test_colour_permutations_are_those_of_the_paper_in_its_order():
+    pixel = torch.tensor([ord("R"), ord("G"), ord("B")], dtype=torch.uint8).view(1, 1, 1, 3)
+    for name, orders in {"color6": "RGB RBG GRB GBR BRG BGR", "color3": "RGB GBR BRG"}.items():
+        copies = transformed_copies(pixel, transformation_set(name))[0, :, 0, 0]
+        assert ["".join(map(chr, copy)) for copy in copies.tolist()] == orders.split()
+
+
+def test_flip_changes_left_and_right():
+    images = numbered(height=2, width=3)
+    assert torch.equal(transformation_set("flip")[1](images), images.flip(2))
+
+
+def test_names_of_a_product_say_what_is_done():
+    names = [transform.name for transform in transformation_set("rotation2*color3")]
+    assert names == [
+        "identity",
+        "color-gbr",
+        "color-brg",
+        "rotation-180",
+        "rotation-180+color-gbr",
+        "rotation-180+color-brg",
+    ]
+
+
+@pytest.mark.parametrize("name", ["rotation*rotation2", "color3*color6", "flip*flip"])
+def test_two_factors_of_one_kind_are_refused(name: str):
+    with pytest.raises(ConfigError, match="two factors of one kind"):
+        transformation_set(name)
+
+
+@pytest.mark.parametrize("name", ["", "rotation*", "rotation*spiral", "rotation,color3"])
+def test_malformed_product_lists_the_factors(name: str):
+    with pytest.raises(ConfigError, match=r"color3.*color6.*flip.*rotation.*rotation2"):
+        transformation_set(name)
