@@ -16,7 +16,8 @@ RUN := runs/digits
 PORT ?= 3000
 # digits in under three minutes on two cores; the pilot that chose this is in benchmarks/README.md
 RECIPE := --data digits --objective sla-sd --transformations rotation --backbone resnet8 --epochs 30 --batch-size 32
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+# with pip's own progress bars where somebody watches
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $$([ -t 2 ] || echo --quiet) --constraint constraints.txt
 
 .PHONY: help serve test test-slow test-serving test-lowest check format clean
 
