@@ -36,7 +36,7 @@ bundle/manifest.json: $(RUN)/result.json
 $(RUN)/result.json: | $(VENV)/.export
 	@echo "== training on scikit-learn's digits (about 2 minutes on 2 cores)"
 	@if [ -f $(RUN)/SHA256SUMS ]; then $(BIN)/viewfold train --resume $(RUN); \
-	else rm -rf $(RUN); $(BIN)/viewfold train $(RECIPE) --out $(RUN); fi
+	else $(BIN)/viewfold train $(RECIPE) --out $(RUN); fi
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow"

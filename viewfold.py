@@ -3,12 +3,14 @@
 Exit codes: 0 done; 2 something the user can mend, said in one sentence; 130 interrupted.
 """
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import tyro
 
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 PACKAGES = ("training", "export", "serving")
 
 
@@ -85,6 +87,10 @@ def main() -> None:
                 f"{error.name} is not installed; viewfold {verb} needs: pip install 'viewfold[{EXTRAS[verb]}]'"
             )
         )
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        sys.exit(_complain(f"{error.strerror}: {error.filename or 'while writing'}"))
     except Exception as error:
         # an exception class of our own is a message to the user; anything else is a defect and keeps its traceback
         if type(error).__module__.split(".")[0] not in PACKAGES:

@@ -83,8 +83,8 @@ def write(name: str, experiment: Experiment, runs: list[dict[str, Any]]) -> None
     """The results so far, with what they were obtained on."""
     content = {
         "command": f"python -m benchmarks.accuracy {name}",
-        "hardware": runs[-1]["hardware"],
-        "versions": runs[-1]["versions"],
+        "hardware": runs[0]["hardware"],
+        "versions": runs[0]["versions"],
         "configs": {row: _settings(config) for row, config in experiment.rows.items()},
         "table": table(runs),
         "runs": runs,

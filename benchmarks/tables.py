@@ -30,7 +30,7 @@ def table(name: str) -> str:
     """A table as Markdown, with what it was measured on.
 
     Raises:
-        KeyError: no table has that name.
+        FileNotFoundError: there are no results of that name.
     """
     results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
     return TABLES[name](results)

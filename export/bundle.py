@@ -31,7 +31,7 @@ from training.batches import ResidentBatches, prepare
 from training.checkpoint import Run
 from training.config import DataConfig
 from training.errors import DataError
-from training.evaluate import MODES, metrics, probabilities
+from training.evaluate import MODES, images_at_once, metrics, probabilities
 from training.network import Network
 from training.objectives import objective
 from training.progress import Progress, Stopwatch
@@ -165,7 +165,8 @@ def _verify(
         )
     if findings.failures:
         raise _failed(findings)
-    expected, labels = probabilities(network, examples.batches, modes)
+    at_once = images_at_once(run.problem.image, len(network.transformations))
+    expected, labels = probabilities(network, examples.batches, modes, batch_size=at_once)
     served = serve(Predictor(written, device="cpu"), examples.split, modes, progress)
     for mode in modes:
         verify.check_agreement(
@@ -197,10 +198,9 @@ def serve(
 ) -> dict[str, Tensor]:
     """What a bundle answers to every file of a split, through the code that serves: {mode: (n, N) float32}."""
     parts: dict[str, list[Tensor]] = {mode: [] for mode in modes}
-    chunks = -(-len(split) // verify.CHUNK)
-    for answers in progress.track(
-        verify.serve_split(predictor, split, modes), "onnxruntime", chunks
-    ):
+    at_once = images_at_once(predictor.spec, len(predictor.manifest.transformations))
+    chunks = verify.serve_split(predictor, split, modes, at_once)
+    for answers in progress.track(chunks, "onnxruntime", -(-len(split) // at_once)):
         for mode, answer in answers.items():
             parts[mode].append(torch.from_numpy(answer))
     return {mode: torch.cat(answers) for mode, answers in parts.items()}

@@ -16,7 +16,7 @@ from training import checkpoint, data
 from training.batches import Batches, prepare
 from training.config import DataConfig, from_dict
 from training.device import describe, pick_device
-from training.evaluate import MODES, Metrics, evaluate, metrics
+from training.evaluate import MODES, Metrics, evaluate, images_at_once, metrics
 from training.objectives import objective
 from training.progress import Progress, Stopwatch
 from training.splits import Split
@@ -60,7 +60,9 @@ def _of_run(settings: EvaluateConfig, progress: Progress) -> dict[str, Any]:
     image, classes = found.problem.image, found.problem.classes
     _, batches = _split(settings, found.config.data, image, classes, device, progress)
     passes = len(network.transformations)
-    measured = evaluate(network, batches, objective(found.config.objective).modes)
+    at_once = images_at_once(image, len(network.transformations))
+    modes = objective(found.config.objective).modes
+    measured = evaluate(network, batches, modes, batch_size=at_once)
     return _result(
         settings,
         "torch",

@@ -23,7 +23,6 @@ BATCHES = (1, 2, 7)  # one, the size it was traced at, an odd one
 TOLERANCE = 1e-4  # of any probability, onnxruntime against torch, both fp32
 AGREEMENT = 0.999  # of top-1 over the test images; near-ties may fall either way
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
-CHUNK = 256  # pictures decoded and asked about at a time
 
 
 @dataclass
@@ -73,12 +72,12 @@ def check_agreement(
 
 
 def serve_split(
-    predictor: Predictor, split: Split, modes: tuple[str, ...]
+    predictor: Predictor, split: Split, modes: tuple[str, ...], at_once: int
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """What the served bundle answers to every file of a split, from its bytes, chunk by chunk."""
+    """What the served bundle answers to every file of a split, from its bytes, at_once files at a time."""
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(split), CHUNK):
-            places = range(start, min(start + CHUNK, len(split)))
+        for start in range(0, len(split), at_once):
+            places = range(start, min(start + at_once, len(split)))
             pictures = np.stack(
                 list(pool.map(lambda place: _as_served(split, place, predictor.spec), places))
             )

@@ -4,8 +4,7 @@ Reading checks everything before anything is used: the format, the manifest's ow
 presence and the SHA-256 of every file. Standard library only. Writing is export's work
 (export/bundle.py); the text of the manifest is made and read here alone.
 
-    BundleError    the folder is not a bundle, is incomplete, has been altered, or is newer than
-    this program
+    BundleError    the folder is no bundle, is incomplete, was altered, or is newer than this program
 """
 
 import dataclasses

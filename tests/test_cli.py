@@ -1,5 +1,6 @@
 """The `viewfold` command with bad input: one clear sentence, exit code 2, no traceback."""
 
+import errno
 import json
 import re
 import shutil
@@ -245,6 +246,14 @@ def test_usage_and_help_need_nothing_heavy():
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "usage" in done.stdout.lower()
+
+
+def test_a_full_disk_is_said_in_a_sentence(refused: Command, monkeypatch: pytest.MonkeyPatch):
+    def full(arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "weights.safetensors")
+
+    monkeypatch.setitem(viewfold.VERBS, "train", full)
+    assert refused("train") == "viewfold: No space left on device: weights.safetensors\n"
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):

@@ -1,19 +1,14 @@
 """A run on disk: settings, weights, optimiser state. safetensors and JSON; no pickle is ever executed.
 
-    RUN/config.json               the settings (config.py)
-    RUN/problem.json              classes, image size, channel statistics, versions: what the data
-    decided
-    RUN/validation.safetensors    64 validation images, so that export can verify where the data is
-    not at hand
-    RUN/best/, RUN/last/          weights.safetensors and state.json; last/ also
-    optimizer.safetensors, to go on from
-    RUN/result.json               the test metrics: there only when the run is complete
-    RUN/resume.txt                the command to go on with
-    SHA256SUMS                    in the run over its first three files, in each checkpoint over all
-    of it
+    RUN/config.json                the settings (config.py)
+    RUN/problem.json               what the data decided: classes, image size, channel statistics, versions
+    RUN/validation.safetensors     64 validation images, so that export can verify without the data
+    RUN/best/, RUN/last/           weights.safetensors and state.json; last/ also optimizer.safetensors
+    RUN/result.json                the test metrics: there only when the run is complete
+    RUN/resume.txt                 the command to go on with
+    SHA256SUMS                     in the run over its first three files, in a checkpoint over all of it
 
-A folder is written beside its place and then renamed, so that a checkpoint is there whole or not at
-all.
+A checkpoint is written beside its place and then renamed, so that it is there whole or not at all.
 """
 
 import dataclasses

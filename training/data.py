@@ -26,6 +26,8 @@ MAX_LABEL = (
 )
 EXTENSIONS = {
     ".jpg",
+    ".jpe",
+    ".jfif",
     ".jpeg",
     ".png",
     ".webp",

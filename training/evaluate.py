@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from serving.images import ImageSpec
 from training.batches import Batches, in_order
 from training.joint import aggregate, conditional
 from training.network import Network
 from training.objectives import Logits
 
+MOST_IMAGES = 256
+MOST_PIXELS = 4_000_000  # 20 images of 224 x 224 in 4 copies: a gigabyte in a wide network
 ECE_BINS = 15  # Guo et al. 2017
 
 
@@ -90,11 +93,19 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> Tensor:
     return summed.abs().sum() / len(labels)  # |accuracy - confidence| * size = |sum of the gaps|
 
 
+def images_at_once(spec: ImageSpec, copies: int) -> int:
+    """How many images are evaluated at a time, so that their copies fit into memory whatever their size."""
+    return max(1, min(MOST_IMAGES, MOST_PIXELS // (spec.height * spec.width * copies)))
+
+
 @torch.inference_mode()
 def probabilities(
-    network: Network, batches: Batches, modes: tuple[str, ...], *, batch_size: int = 256
+    network: Network, batches: Batches, modes: tuple[str, ...], *, batch_size: int
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """({mode: (n, N) float32}, labels (n,)) of a whole split, on the CPU. The network is left in evaluation mode."""
+    """({mode: (n, N) float32}, labels (n,)) of a whole split, on the CPU. The network is left in evaluation mode.
+
+    batch_size: images at a time, as `images_at_once` says.
+    """
     network.eval()
     answers: dict[str, list[Tensor]] = {mode: [] for mode in modes}
     labels = []
@@ -106,7 +117,9 @@ def probabilities(
     return {mode: torch.cat(parts) for mode, parts in answers.items()}, torch.cat(labels)
 
 
-def evaluate(network: Network, batches: Batches, modes: tuple[str, ...]) -> dict[str, Metrics]:
-    """The metrics of every mode on a whole split."""
-    answers, labels = probabilities(network, batches, modes)
+def evaluate(
+    network: Network, batches: Batches, modes: tuple[str, ...], *, batch_size: int
+) -> dict[str, Metrics]:
+    """The metrics of every mode on a whole split. batch_size: as in `probabilities`."""
+    answers, labels = probabilities(network, batches, modes, batch_size=batch_size)
     return {mode: metrics(answer, labels) for mode, answer in answers.items()}

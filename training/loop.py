@@ -17,12 +17,12 @@ from torch import Tensor
 
 from training import checkpoint, optim
 from training.augment import crop_and_flip
-from training.batches import epoch_order, step_seed
+from training.batches import Batches, epoch_order, step_seed
 from training.checkpoint import Run
 from training.config import TrainConfig
 from training.device import describe, pick_device, pick_precision
 from training.errors import DivergedError
-from training.evaluate import MODES, Metrics, evaluate
+from training.evaluate import MODES, Metrics, evaluate, images_at_once
 from training.history import History
 from training.interrupt import Flag, interruption
 from training.network import Network
@@ -89,7 +89,7 @@ def train(config: TrainConfig) -> Run:
         device = pick_device(config.device)
         run, prepared = start_run(config, device, progress)
     else:
-        run = open_to_continue(config, config.resume)
+        run = open_to_continue(config, config.resume.expanduser())
         if run.complete:
             progress.say(f"{run.folder} is complete already")
             return run
@@ -203,7 +203,7 @@ def train_step(trainer: Trainer, images: Tensor, labels: Tensor, step: int) -> T
 
 def _close_epoch(trainer: Trainer, position: Position, epoch: int, rate: float) -> None:
     """Validate, keep the best weights, save, and write the epoch down."""
-    metrics = evaluate(trainer.network, trainer.prepared.val, trainer.modes)
+    metrics = _evaluate(trainer, trainer.prepared.val)
     chosen = metrics[trainer.modes[0]]
     if position.improved_by(chosen):
         position.best_epoch, position.best_top1, position.best_nll = (
@@ -227,6 +227,12 @@ def _close_epoch(trainer: Trainer, position: Position, epoch: int, rate: float) 
     trainer.progress.say(
         f"epoch {epoch + 1}/{trainer.config.epochs}  loss {loss:.4f}  val {accuracies}  {rate:,.0f} images/s"
     )
+
+
+def _evaluate(trainer: Trainer, split: Batches) -> dict[str, Metrics]:
+    network = trainer.network
+    at_once = images_at_once(trainer.run.problem.image, len(network.transformations))
+    return evaluate(network, split, trainer.modes, batch_size=at_once)
 
 
 def _save_last(trainer: Trainer, position: Position) -> None:
@@ -258,7 +264,7 @@ def _finish(trainer: Trainer, position: Position, device: torch.device) -> None:
     run, config = trainer.run, trainer.config
     best, state = checkpoint.read(run.folder / "best", "weights")
     trainer.network.load_state_dict(best)
-    test = evaluate(trainer.network, trainer.prepared.test, trainer.modes)
+    test = _evaluate(trainer, trainer.prepared.test)
     passes = len(transformation_set(config.transformations))
     described = {
         mode: dataclasses.asdict(m) | {"forward_passes": MODES[mode].forward_passes(passes)}

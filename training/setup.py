@@ -99,7 +99,7 @@ def start_run(
     Raises:
         TrainingError: the folder is in use, or the data will not do.
     """
-    folder = config.out or default_folder(config)
+    folder = (config.out or default_folder(config)).expanduser()
     checkpoint.check_new(folder)
     dataset = data.load(config.data)
     spec = image_spec(config.data, config.backbone, dataset)

@@ -116,7 +116,9 @@ def test_served_split_goes_through_the_bytes(exported: Path, trained: Run):
 
     split = data.load(trained.config.data).test
     predictor = Predictor(read(exported), device="cpu")
-    (answers,) = verify.serve_split(predictor, split, ("distilled",))
+    chunks = list(verify.serve_split(predictor, split, ("distilled",), 8))
+    assert [len(chunk["distilled"]) for chunk in chunks] == [8, 8, 5]
+    answers = {"distilled": np.concatenate([chunk["distilled"] for chunk in chunks])}
     pixels = np.stack([split.pixels(place, predictor.spec) for place in range(len(split))])
     np.testing.assert_allclose(
         answers["distilled"], predictor.predict(pixels, "distilled"), atol=1e-6

@@ -2,12 +2,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from serving.images import ImageSpec
 from tests import oracles
 from training.batches import ResidentBatches
 from training.evaluate import (
     MODES,
     calibration_error,
     evaluate,
+    images_at_once,
     metrics,
     probabilities,
 )
@@ -97,14 +99,14 @@ def test_probabilities_are_in_order_whatever_the_batch(batch_size: int):
 
 def test_evaluation_leaves_the_network_in_evaluation_mode_and_without_gradients():
     found = network("baseline").train()
-    given, _ = probabilities(found, batches(), ("plain",))
+    given, _ = probabilities(found, batches(), ("plain",), batch_size=8)
     assert not found.training
     assert not given["plain"].requires_grad
 
 
 def test_evaluate_measures_every_mode():
     data = batches()
-    found = evaluate(network(), data, ("single", "aggregated"))
+    found = evaluate(network(), data, ("single", "aggregated"), batch_size=8)
     assert list(found) == ["single", "aggregated"]
     given = oracles.conditional(network()(data.images).joint)
     assert found["single"].top1 == pytest.approx(oracles.top1(given, data.labels), abs=1e-12)
@@ -124,3 +126,10 @@ def test_forward_passes_are_m_for_the_aggregate_and_one_for_others():
         "single": 1,
         "aggregated": 4,
     }
+
+
+@pytest.mark.parametrize(
+    ("side", "copies", "expected"), [(32, 4, 256), (224, 4, 19), (224, 24, 3), (4000, 4, 1)]
+)
+def test_fewer_images_at_once_the_larger_they_are(side: int, copies: int, expected: int):
+    assert images_at_once(ImageSpec(side, side), copies) == expected

@@ -89,7 +89,9 @@ def test_half_turns_take_any_size_and_quarter_turns_take_squares():
 
 
 def test_unknown_name_lists_the_valid_ones():
-    with pytest.raises(ConfigError, match=r"'rotations'.*'color3', 'color6', 'flip', 'rotation', 'rotation2'"):
+    with pytest.raises(
+        ConfigError, match=r"'rotations'.*'color3', 'color6', 'flip', 'rotation', 'rotation2'"
+    ):
         transformation_set("rotations")
 
 
