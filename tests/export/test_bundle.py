@@ -108,6 +108,7 @@ def test_timm_backbone_exports(tmp_path: Path):
     assert export(ExportConfig(run.folder, tmp_path / "bundle")).manifest.parity["agreement"] == 1.0
 
 
+@pytest.mark.slow
 def test_weights_are_stored_once_where_they_are_large(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

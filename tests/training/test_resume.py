@@ -95,12 +95,12 @@ def test_run_killed_around_an_epochs_end_ends_as_one_that_was_not(
     calls = 0
     original = getattr(loop, moment)
 
-    def killed(*arguments: Any) -> Any:
+    def killed(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 2:  # of the second epoch
             raise MemoryError
-        return original(*arguments)
+        return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, moment, killed)
@@ -224,7 +224,8 @@ def viewfold(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("resident_gib", [4.0, pytest.param(0.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("resident_gib", [4.0, 0.0])
 def test_ctrl_c_leaves_a_checkpoint_and_the_printed_command_goes_on_to_the_same_weights(
     tmp_path: Path, resident_gib: float
 ):
