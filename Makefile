@@ -47,7 +47,7 @@ test-slow: $(VENV)/.dev
 # the bare install, in an environment of its own: it serves, and holds no torch
 test-serving: $(VENV)-serving/bin/python
 	$(VENV)-serving/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
-		--editable . httpx onnx pytest
+		--editable . httpx httpx2 onnx pytest
 	! $(VENV)-serving/bin/python -c 'import torch' 2>/dev/null
 	$(VENV)-serving/bin/python -m pytest -m "not slow" tests/serving
 
