@@ -11,26 +11,13 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 TASKS = ("classify",)
-
-_JSON_TYPES = {
-    "name": str,
-    "task": str,
-    "classes": list,
-    "image": dict,
-    "transformations": list,
-    "modes": dict,
-    "default_mode": str,
-    "parity": dict,
-    "provenance": dict,
-    "weights": dict,
-}
 
 
 class BundleError(Exception):
@@ -73,10 +60,10 @@ class Manifest:
     default_mode: str
     parity: dict[str, Any]
     provenance: dict[str, Any]
-    weights: dict[str, str] = field(
+    weights: dict[str, str] = dataclasses.field(
         default_factory=dict
     )  # external data that the graphs share: file -> sha256
-    samples: dict[str, str] = field(
+    samples: dict[str, str] = dataclasses.field(
         default_factory=dict
     )  # example images, samples/LABEL.png: file -> sha256
 
@@ -162,10 +149,11 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _manifest(content: dict[str, Any]) -> Manifest:
-    fields = {name: content[name] for name in _JSON_TYPES}
-    for name, kind in _JSON_TYPES.items():
-        if not isinstance(fields[name], kind):
-            raise TypeError(f"{name} is {type(fields[name]).__name__}, not {kind.__name__}")
+    fields = {field.name: content[field.name] for field in dataclasses.fields(Manifest)}
+    for field in dataclasses.fields(Manifest):
+        found, kind = fields[field.name], _json_type(field)
+        if not isinstance(found, kind):
+            raise TypeError(f"{field.name} is {type(found).__name__}, not {kind.__name__}")
     modes = {name: _mode(value) for name, value in fields["modes"].items()}
     if not modes or fields["default_mode"] not in modes:
         raise ValueError(
@@ -179,6 +167,13 @@ def _manifest(content: dict[str, Any]) -> Manifest:
     return Manifest(
         **fields | {"modes": modes, "classes": classes, "transformations": transformations}
     )
+
+
+def _json_type(field: dataclasses.Field[Any]) -> type:
+    """What JSON makes of a field: a list of a tuple, and else what the field holds."""
+    kind = get_origin(field.type) or field.type
+    assert isinstance(kind, type)
+    return list if kind is tuple else kind
 
 
 def _mode(value: dict[str, Any]) -> Mode:

@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.bundle import MANIFEST, Manifest, Mode, Tensor, encode
+from tests.pictures import RED, plain
 
 CLASSES = ("red", "green", "blue")
 SIZE = 32
@@ -35,7 +36,7 @@ def write_bundle(folder: Path, **changes: object) -> Path:
             folder, "aggregated", _aggregated(), (_PROBABILITIES, _VOTES, _COPIES), TURNS
         ),
     }
-    write_manifest(folder, replace(_manifest(modes), **changes))  # type: ignore[arg-type]
+    write_manifest(folder, replace(_manifest(modes, _write_sample(folder)), **changes))  # type: ignore[arg-type]
     return folder
 
 
@@ -44,7 +45,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST).write_text(encode(manifest), encoding="utf-8")
 
 
-def _manifest(modes: dict[str, Mode]) -> Manifest:
+def _manifest(modes: dict[str, Mode], samples: dict[str, str]) -> Manifest:
     return Manifest(
         name="colours",
         task="classify",
@@ -55,7 +56,15 @@ def _manifest(modes: dict[str, Mode]) -> Manifest:
         default_mode="distilled",
         parity={"max_abs_diff": 0.0, "tolerance": 1e-4},
         provenance={"data": "made up"},
+        samples=samples,
     )
+
+
+def _write_sample(folder: Path) -> dict[str, str]:
+    path = folder / "samples" / "red.png"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(plain(RED))
+    return {"samples/red.png": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _write(

@@ -148,8 +148,16 @@ def test_validation_images_stand_in_for_data_that_has_changed(
     assert "when" in capsys.readouterr().out
 
 
-def test_digits_bundle_carries_samples_and_others_do_not(exported: Path):
+def test_samples_travel_only_where_the_licence_lets_them(
+    exported: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     assert contract.read(exported).manifest.samples == {}
+    assert not (exported / "samples").exists()
+    monkeypatch.setattr("training.data.may_be_passed_on", lambda name: True)
+    export(ExportConfig(run.folder, tmp_path / "bundle"))
+    found = contract.read(tmp_path / "bundle").manifest.samples
+    assert set(found) == {"samples/red.png", "samples/green.png", "samples/blue.png"}
+    assert all((tmp_path / "bundle" / name).is_file() for name in found)
 
 
 def test_default_mode_can_be_chosen(run: Run, tmp_path: Path):

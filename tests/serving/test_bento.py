@@ -72,7 +72,7 @@ def test_bento_holds_the_service_and_the_bundle_and_nothing_else(bento: Path):
     inside = {path.name for path in (bento / "src").iterdir()}
     assert inside == {"serving", "bundle", "bentofile.yaml"}
     assert (bento / "src/serving/page/index.html").is_file()
-    assert {path.suffix for path in (bento / "src/bundle").iterdir()} == {".json", ".onnx"}
+    assert {path.suffix for path in (bento / "src/bundle").iterdir()} == {".json", ".onnx", ""}
 
 
 def test_bento_asks_for_what_pyproject_asks_for(bento: Path):

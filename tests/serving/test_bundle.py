@@ -1,7 +1,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,15 @@ def test_read_gives_back_what_was_encoded(colours: Path):
     assert manifest.classes == ("red", "green", "blue")
     assert manifest.modes["aggregated"].forward_passes == 4
     assert manifest.modes["distilled"].inputs[0].shape == (None, 32, 32, 3)
+    assert list(manifest.samples) == ["samples/red.png"]
     assert parse(encode(manifest)) == manifest
+
+
+def test_every_field_comes_back(colours: Path):
+    manifest = replace(read(colours).manifest, weights={"weights.bin": "0"})
+    for field in fields(manifest):
+        assert getattr(manifest, field.name), f"{field.name} is empty here and shows nothing"
+        assert getattr(parse(encode(manifest)), field.name) == getattr(manifest, field.name)
 
 
 def test_graph_is_the_path_of_the_modes_file(colours: Path):
@@ -48,7 +56,9 @@ def test_folder_that_does_not_exist_is_not_a_bundle(tmp_path: Path):
         read(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("name", [MANIFEST, "distilled.onnx", "single.onnx", "aggregated.onnx"])
+@pytest.mark.parametrize(
+    "name", [MANIFEST, "distilled.onnx", "single.onnx", "aggregated.onnx", "samples/red.png"]
+)
 @pytest.mark.parametrize("place", [0.0, 0.5, 0.99])
 def test_one_flipped_bit_in_any_file_is_noticed(tmp_path: Path, name: str, place: float):
     path = write_bundle(tmp_path) / name

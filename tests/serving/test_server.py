@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -101,11 +102,11 @@ def url(colours: Path, log: Path) -> Iterator[str]:
         yield started
 
 
-def test_says_what_is_served_and_where(url: str, log: Path):
+def test_says_what_is_served_and_where(url: str, log: Path, colours: Path):
     text = log.read_text()
     assert "colours: 3 classes, on cpu" in text
     assert "distilled (1), single (1), aggregated (4); default single" in text
-    assert f"curl --data-binary @image.png {url}/predict" in text
+    assert f"curl --data-binary @{colours / 'samples' / 'red.png'} {url}/predict" in text
 
 
 def test_curl_with_the_raw_file(url: str):
@@ -275,6 +276,13 @@ def test_announcement_can_be_pasted(colours: Path):
     everywhere = announcement(ServeConfig(colours, host="0.0.0.0", port=80), loaded)
     assert "http://localhost:80/predict" in everywhere
     assert "http://[::1]:81/" in announcement(ServeConfig(colours, host="::1", port=81), loaded)
+    loaded.predictor.manifest = replace(loaded.predictor.manifest, samples={})
+    assert "@image.png http://localhost:80/predict" in announcement(
+        ServeConfig(colours, host="0.0.0.0", port=80), loaded
+    )
+    sample = re.search("@(.*) http", everywhere)
+    assert sample is not None
+    assert Path(sample[1]).read_bytes() == plain(RED)
 
 
 def test_importing_the_service_needs_no_bundle_and_no_torch(tmp_path: Path):
