@@ -1,4 +1,4 @@
-"""Accuracy of every objective and mode over several seeds: `python -m benchmarks.accuracy digits`.
+"""Accuracy of an experiment's rows in every mode over several seeds: `python -m benchmarks.accuracy digits`.
 
 Runs one (row, seed) at a time and writes benchmarks/results/NAME.json after each, so it can be
 stopped and called again. All rows see the same split; the runs' seeds differ. Runs are kept under

@@ -1,8 +1,8 @@
 """What is shipped, as modules: uint8 pictures in, probabilities out, one module a mode.
 
 Normalisation, temperature, the transformations and the aggregation are inside, so that nobody can
-leave one out or put it in the wrong order. A graph's inputs and outputs are named here and nowhere
-else.
+leave one out or put it in the wrong order. The two names that serving relies on are its own
+(serving/predictor.py); `signature` says all of what goes in and out.
 """
 
 from dataclasses import dataclass

@@ -103,14 +103,13 @@ def start_run(
     checkpoint.check_new(folder)
     dataset = data.load(config.data)
     spec = image_spec(config.data, config.backbone, dataset)
-    if objective(config.objective).transforms:  # a baseline turns nothing
-        check_image_size(transformation_set(config.transformations), spec.height, spec.width)
+    transforms = objective(config.objective).transforms  # a baseline looks at no transformation
+    transformations = transformation_set(config.transformations) if transforms else ()
+    check_image_size(transformations, spec.height, spec.width)
     build_backbone(config.backbone, (spec.height, spec.width))  # refused before anything is written
     prepared = read_splits(dataset, spec, config.data, device, progress)
     mean, std = channel_statistics(prepared.train)
-    transformations = transformation_set(config.transformations)
-    if objective(config.objective).transforms:
-        check_colours(prepared.train, transformations, progress)
+    check_colours(prepared.train, transformations, progress)
     problem = Problem(
         classes=dataset.classes,
         image=spec,
