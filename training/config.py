@@ -66,11 +66,35 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """What is done to the training images at random, before their M transformed copies are made."""
+
+    crop_padding: float = 0.125
+    """Random crops: padding as a share of the side (0.125 is 4 pixels at 32); 0 for none."""
+    flip: Literal["auto", "on", "off"] = "auto"
+    """Random mirroring; auto: on, but for digits and letters."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The weights and the form of the objective's terms."""
+
+    beta: float = 1.0
+    """sla-sd: weight of the class head's own cross-entropy (the paper's β)."""
+    temperature: float = 1.0
+    """sla-sd: of the distillation (the paper's T)."""
+    large_loss: bool = False
+    """Sum the losses of the M copies instead of averaging them (the released code's choice for large data sets)."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train a classifier on images. The result is a run folder; `viewfold export` makes a bundle of it."""
 
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    augment: Annotated[AugmentConfig, tyro.conf.arg(name="")] = field(default_factory=AugmentConfig)
+    loss: Annotated[LossConfig, tyro.conf.arg(name="")] = field(default_factory=LossConfig)
     objective: str = "sla-sd"
     """baseline: cross-entropy. da: every transformed copy under its image's label. mt: the class of every
     copy, and which transformation it is under. sla: joint labels of both. sla-sd: joint labels, folded into
@@ -78,22 +102,12 @@ class TrainConfig:
     transformations: str = "rotation"
     """The M transformations of da, mt, sla and sla-sd: rotation (M = 4), rotation2 (2), color3 (3), color6 (6),
     flip (2), or a product such as rotation*color3 (12)."""
-    beta: float = 1.0
-    """sla-sd: weight of the class head's own cross-entropy (the paper's β)."""
-    temperature: float = 1.0
-    """sla-sd: of the distillation (the paper's T)."""
-    large_loss: bool = False
-    """Sum the losses of the M copies instead of averaging them (the released code's choice for large data sets)."""
     backbone: str = "resnet20"
     """resnet8, resnet20, resnet32, resnet56, wrn-16-2, wrn-40-2, or timm/<any name of timm's>."""
     epochs: int = 60
     """Passes over the training images."""
     batch_size: int = 128
     """Images a step; sla-sd runs M times as many copies."""
-    crop_padding: float = 0.125
-    """Random crops: padding as a share of the side (0.125 is 4 pixels at 32); 0 for none."""
-    flip: Literal["auto", "on", "off"] = "auto"
-    """Random mirroring; auto: on, but for digits and letters."""
     seed: int = 0
     """Of the initial weights, the order and the augmentation."""
     device: Device = "auto"
@@ -125,7 +139,12 @@ def from_dict(values: Mapping[str, Any]) -> TrainConfig:
         paths = {
             key: Path(values[key]) if values[key] is not None else None for key in ("out", "resume")
         }
-        nested = {"data": DataConfig(**data), "optim": OptimConfig(**values["optim"])}
+        nested = {
+            "data": DataConfig(**data),
+            "optim": OptimConfig(**values["optim"]),
+            "augment": AugmentConfig(**values.get("augment", {})),
+            "loss": LossConfig(**values.get("loss", {})),
+        }
         return TrainConfig(**{**values, **paths, **nested})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

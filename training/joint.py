@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 
-def joint_targets(labels: Tensor, num_transformations: int) -> Tensor:
-    """Labels of the joint problem: class y under transformation j is y * M + j.
+def joint_targets(targets: Tensor, num_transformations: int) -> Tensor:
+    """Targets of the joint problem: class y under transformation j is number y * M + j; copy j is under j.
 
-    labels: (B,) int64 in [0, N). Returns (B, M) int64 in [0, N * M).
+    targets: (B, N) float, how probable each class is to be the true one. What is not certain of the class
+    stays uncertain within the copy's own transformation: P(i, k | copy j) = targets[i] * [k = j].
+    Returns (B, M, N * M).
     """
-    return labels[:, None] * num_transformations + torch.arange(
-        num_transformations, device=labels.device
-    )
+    own = torch.eye(num_transformations, dtype=targets.dtype, device=targets.device)[:, None, :]
+    return (targets[:, None, :, None] * own).flatten(2)  # (B, 1, N, 1) * (M, 1, M) -> (B, M, N * M)
 
 
 def conditional(joint: Tensor, transformation: int = 0) -> Tensor:

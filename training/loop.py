@@ -6,18 +6,13 @@ with the very weights of an uninterrupted one (bitwise on a CPU).
 """
 
 import dataclasses
-import logging
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from lightning.fabric import Fabric
-from torch import Tensor
 
-from training import checkpoint, optim
-from training.augment import crop_and_flip
-from training.batches import Batches, epoch_order, step_seed
+from training import checkpoint
+from training.batches import Batches, epoch_order
 from training.checkpoint import Run
 from training.config import TrainConfig
 from training.device import describe, pick_device, pick_precision
@@ -25,10 +20,10 @@ from training.errors import DivergedError
 from training.evaluate import MODES, Metrics, evaluate, images_at_once
 from training.history import History
 from training.interrupt import Flag, interruption
-from training.network import Network
-from training.objectives import Terms, objective
+from training.objectives import objective
 from training.progress import Bar, Progress, Stopwatch
 from training.setup import Prepared, check_settings, continue_run, open_to_continue, start_run
+from training.step import Learner, set_up, train_step
 from training.transformations import transformation_set
 
 
@@ -50,14 +45,11 @@ class Position:
 
 @dataclass(frozen=True)
 class Trainer:
-    """What every step needs. module is the network as Fabric has set it up."""
+    """A run in training: what its steps need, and what it reads and writes."""
 
     run: Run
     prepared: Prepared
-    fabric: Fabric
-    network: Network
-    module: Any
-    optimizer: Any
+    learner: Learner
     history: History
     progress: Progress
 
@@ -110,17 +102,8 @@ def train(config: TrainConfig) -> Run:
 
 def _set_up(run: Run, prepared: Prepared, device: torch.device, progress: Progress) -> Trainer:
     config = run.config
-    # Lightning says on stderr in which precision it computes; the line below says it beside the device
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
-    fabric = Fabric(
-        accelerator=device.type, devices=1, precision=pick_precision(config.precision, device)
-    )
-    torch.manual_seed(config.seed)
-    network = checkpoint.build_network(config, run.problem)
-    if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    module, optimizer = fabric.setup(network, optim.build_optimizer(network, config.optim))
+    learner = set_up(config, run.problem, device)
+    network = learner.network
     count = sum(parameter.numel() for parameter in network.parameters())
     transforms = objective(config.objective).transforms
     copies = f"M = {len(network.transformations)}, " if transforms else ""
@@ -128,7 +111,7 @@ def _set_up(run: Run, prepared: Prepared, device: torch.device, progress: Progre
         f"{config.objective} with {config.backbone} ({count:,} parameters), "
         f"{copies}on {describe(device)}, {pick_precision(config.precision, device)}"
     )
-    return Trainer(run, prepared, fabric, network, module, optimizer, History(run.folder), progress)
+    return Trainer(run, prepared, learner, History(run.folder), progress)
 
 
 def _epochs(trainer: Trainer, position: Position, interrupted: Flag) -> bool:
@@ -163,13 +146,10 @@ def _train_epoch(
     config, batches = trainer.config, trainer.prepared.train
     order = epoch_order(len(batches), config.batch_size, seed=config.seed, epoch=epoch)
     done = position.step - epoch * len(order)
-    losses = torch.tensor(position.epoch_loss, dtype=torch.float64, device=trainer.fabric.device)
-    trainer.module.train()
+    losses = torch.tensor(position.epoch_loss, dtype=torch.float64, device=trainer.learner.device)
+    trainer.learner.module.train()
     for images, labels in batches.iterate(order[done:]):
-        optim.set_learning_rate(
-            trainer.optimizer, optim.learning_rate(position.step, total, config.optim)
-        )
-        losses += train_step(trainer, images, labels, position.step)
+        losses += train_step(trainer.learner, images, labels, position.step, total)
         position.step += 1
         bar.advance(f"epoch {epoch + 1}/{config.epochs}")
         if interrupted.raised and position.step < (epoch + 1) * len(order):
@@ -181,24 +161,6 @@ def _train_epoch(
             f"the loss is {position.epoch_loss} in epoch {epoch + 1}; try a lower --optim.lr"
         )
     return True
-
-
-def train_step(trainer: Trainer, images: Tensor, labels: Tensor, step: int) -> Tensor:
-    """One step of the optimiser. Returns its loss, detached, on the device.
-
-    images: (B, H, W, 3) uint8, labels: (B,) int64.
-    """
-    config, problem = trainer.config, trainer.run.problem
-    generator = torch.Generator().manual_seed(step_seed(config.seed, step, "augment"))
-    torch.manual_seed(step_seed(config.seed, step, "network"))  # for dropout and stochastic depth
-    images, _ = crop_and_flip(images, generator, padding=problem.crop_padding_px, flip=problem.flip)
-    logits = trainer.module(images)
-    terms = Terms(config.beta, config.temperature, config.large_loss)
-    loss = objective(config.objective).loss(logits, labels, terms)
-    trainer.fabric.backward(loss)
-    trainer.optimizer.step()
-    trainer.optimizer.zero_grad(set_to_none=True)
-    return loss.detach()
 
 
 def _close_epoch(trainer: Trainer, position: Position, epoch: int, rate: float) -> None:
@@ -215,10 +177,12 @@ def _close_epoch(trainer: Trainer, position: Position, epoch: int, rate: float) 
             "epoch": epoch + 1,
             "val": {mode: dataclasses.asdict(m) for mode, m in metrics.items()},
         }
-        checkpoint.write(trainer.run.folder / "best", state, weights=trainer.network.state_dict())
+        checkpoint.write(
+            trainer.run.folder / "best", state, weights=trainer.learner.network.state_dict()
+        )
     loss = position.epoch_loss / trainer.steps_per_epoch
     position.epoch_loss = 0.0
-    lr = trainer.optimizer.param_groups[0]["lr"]
+    lr = trainer.learner.optimizer.param_groups[0]["lr"]
     trainer.history.add(  # before the checkpoint: a row too many is forgotten, one too few is lost
         epoch + 1, step=position.step, lr=lr, loss=loss, val=metrics, images_per_second=rate
     )
@@ -230,7 +194,7 @@ def _close_epoch(trainer: Trainer, position: Position, epoch: int, rate: float) 
 
 
 def _evaluate(trainer: Trainer, split: Batches) -> dict[str, Metrics]:
-    network = trainer.network
+    network = trainer.learner.network
     at_once = images_at_once(trainer.run.problem.image, len(network.transformations))
     return evaluate(network, split, trainer.modes, batch_size=at_once)
 
@@ -239,8 +203,8 @@ def _save_last(trainer: Trainer, position: Position) -> None:
     checkpoint.write(
         trainer.run.folder / "last",
         dataclasses.asdict(position) | {"best_nll": min(position.best_nll, 1e300)},
-        weights=trainer.network.state_dict(),
-        optimizer=checkpoint.optimizer_tensors(trainer.optimizer),
+        weights=trainer.learner.network.state_dict(),
+        optimizer=checkpoint.optimizer_tensors(trainer.learner.optimizer),
     )
 
 
@@ -251,8 +215,8 @@ def _restore(trainer: Trainer) -> Position:
         return Position()  # interrupted before the first checkpoint
     weights, state = checkpoint.read(folder, "weights")
     tensors, _ = checkpoint.read(folder, "optimizer")
-    trainer.network.load_state_dict(weights)
-    checkpoint.restore_optimizer(trainer.optimizer, tensors)
+    trainer.learner.network.load_state_dict(weights)
+    checkpoint.restore_optimizer(trainer.learner.optimizer, tensors)
     position = Position(**state)
     trainer.history.truncate(position.step // trainer.steps_per_epoch)
     trainer.progress.say(f"going on from step {position.step}")
@@ -263,7 +227,7 @@ def _finish(trainer: Trainer, position: Position, device: torch.device) -> None:
     """The test split, seen once, by the weights that validation chose."""
     run, config = trainer.run, trainer.config
     best, state = checkpoint.read(run.folder / "best", "weights")
-    trainer.network.load_state_dict(best)
+    trainer.learner.network.load_state_dict(best)
     test = _evaluate(trainer, trainer.prepared.test)
     passes = len(transformation_set(config.transformations))
     described = {

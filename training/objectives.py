@@ -1,14 +1,14 @@
-"""What is minimised: pure functions of logits and labels. SLA, Lee et al. 2020, sections 2 and 3.
+"""What is minimised: pure functions of logits and targets. SLA, Lee et al. 2020, sections 2 and 3.
 
 Nothing here knows of networks, devices or logging. `OBJECTIVES` says which heads each objective trains.
-Every loss is a mean over the batch and, unless sum_copies is set, over the M transformed copies.
+Targets are (B, N) float: how probable each class is to be the true one. They are one-hot unless images were
+mixed or labels smoothed. Every loss is a mean over the batch and, unless sum_copies is set, over the M copies.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,88 +23,121 @@ class Logits(NamedTuple):
     joint: (B, M, N, M), the joint head on every copy.
     copies: (B, M, N), the class head on every copy.
     transformation: (B, M, M), the transformation head on every copy.
+    teacher: (B, N), what another network says of the batch.
     """
 
     single: Tensor | None
     joint: Tensor | None
     copies: Tensor | None = None
     transformation: Tensor | None = None
+    teacher: Tensor | None = None
 
 
-def baseline_loss(single: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the class head. single: (B, N), labels: (B,). Returns a scalar."""
-    return F.cross_entropy(single, labels)
+@dataclass(frozen=True)
+class Terms:
+    """How an objective's terms are weighted and formed.
+
+    beta, temperature: of sla-sd and distill (the paper's β and T).
+    sum_copies: sum the M copies' losses instead of averaging them.
+    weights: (N,) float, of the classes in every cross-entropy; None: all the same.
+    margins: (N,) float, taken off the true class's logit in every cross-entropy (LDAM); None: none.
+    """
+
+    beta: float = 1.0
+    temperature: float = 1.0
+    sum_copies: bool = False
+    weights: Tensor | None = None
+    margins: Tensor | None = None
 
 
-def da_loss(copies: Tensor, labels: Tensor, *, sum_copies: bool = False) -> Tensor:
+PLAIN = Terms()
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, *, terms: Terms = PLAIN) -> Tensor:
+    """-Σ_bi w_i t_bi log σ(s_b - Δ ∘ t_b)_i / Σ_bi w_i t_bi, weights w, margins Δ. Returns a scalar.
+
+    logits, targets: (B, ..., N), or joint ones: (B, M, N * M), whose labels take their class's weight and margin.
+    """
+    if terms.margins is not None:
+        logits = logits - _per_label(terms.margins, logits) * targets
+    if terms.weights is not None:
+        targets = _per_label(terms.weights, logits) * targets
+    return -(targets * logits.log_softmax(-1)).sum() / targets.sum()
+
+
+def baseline_loss(single: Tensor, targets: Tensor, *, terms: Terms = PLAIN) -> Tensor:
+    """Cross-entropy of the class head. single, targets: (B, N). Returns a scalar."""
+    return cross_entropy(single, targets, terms=terms)
+
+
+def da_loss(copies: Tensor, targets: Tensor, *, terms: Terms = PLAIN) -> Tensor:
     """Data augmentation: (1/M) Σ_j CE(σ(z_j; u), y), every copy under its image's own label.
 
-    copies: (B, M, N), labels: (B,). Returns a scalar.
+    copies: (B, M, N), targets: (B, N). Returns a scalar.
     """
-    num_copies = copies.shape[1]
-    targets = labels.repeat_interleave(num_copies)  # (B * M,)
-    loss = F.cross_entropy(copies.flatten(0, 1), targets)  # (B * M, N)
-    return loss * num_copies if sum_copies else loss
+    loss = cross_entropy(copies, targets[:, None].expand_as(copies), terms=terms)
+    return loss * copies.shape[1] if terms.sum_copies else loss
 
 
 def mt_loss(
-    copies: Tensor, transformation: Tensor, labels: Tensor, *, sum_copies: bool = False
+    copies: Tensor, transformation: Tensor, targets: Tensor, *, terms: Terms = PLAIN
 ) -> Tensor:
     """Multi-task learning: (1/M) Σ_j [CE(σ(z_j; u), y) + CE(σ(z_j; v), j)].
 
-    copies: (B, M, N), transformation: (B, M, M), labels: (B,). Returns a scalar.
+    copies: (B, M, N), transformation: (B, M, M), targets: (B, N). Returns a scalar.
     """
-    batch, num_copies = transformation.shape[:2]
-    targets = torch.arange(num_copies, device=labels.device).repeat(batch)  # (B * M,)
-    loss = F.cross_entropy(transformation.flatten(0, 1), targets)  # (B * M, M)
-    which = loss * num_copies if sum_copies else loss
-    return da_loss(copies, labels, sum_copies=sum_copies) + which
+    num_copies = transformation.shape[1]
+    # the logarithm of P(j | copy j), of every copy
+    own = transformation.log_softmax(2).diagonal(dim1=1, dim2=2)  # (B, M, M) -> (B, M)
+    which = -own.mean() * (num_copies if terms.sum_copies else 1)
+    return da_loss(copies, targets, terms=terms) + which
 
 
-def sla_loss(joint: Tensor, labels: Tensor, *, sum_copies: bool = False) -> Tensor:
+def sla_loss(joint: Tensor, targets: Tensor, *, terms: Terms = PLAIN) -> Tensor:
     """Cross-entropy over the N * M joint labels: (1/M) Σ_j CE(ρ(z_j; w), (y, j)).
 
-    joint: (B, M, N, M), labels: (B,). Returns a scalar. The released code sums the copies on its large data
+    joint: (B, M, N, M), targets: (B, N). Returns a scalar. The released code sums the copies on its large data
     sets (ImageNet, iNaturalist) and averages them elsewhere.
     """
     num_copies = joint.shape[1]
-    targets = joint_targets(labels, num_copies)  # (B, M)
-    loss = F.cross_entropy(joint.flatten(2).flatten(0, 1), targets.flatten())  # (B * M, N * M)
-    return loss * num_copies if sum_copies else loss
+    loss = cross_entropy(joint.flatten(2), joint_targets(targets, num_copies), terms=terms)
+    return loss * num_copies if terms.sum_copies else loss
 
 
-def self_distillation_loss(single: Tensor, joint: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """KL(aggregated || single), times T² so that gradients keep their size.
+def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """KL(σ(teacher) || σ(student)), mean over the batch, times T² so that gradients keep their size.
 
-    single: (B, N), joint: (B, M, N, M). The teacher carries no gradient. Returns a scalar.
+    student, teacher: (B, N) logits. The teacher carries no gradient. Returns a scalar.
     """
-    teacher = (aggregate(joint) / temperature).softmax(1).detach()
-    student = (single / temperature).log_softmax(1)
-    return F.kl_div(student, teacher, reduction="batchmean") * temperature**2
+    target = (teacher / temperature).softmax(1).detach()
+    answer = (student / temperature).log_softmax(1)
+    return F.kl_div(answer, target, reduction="batchmean") * temperature**2
+
+
+def distill_loss(
+    single: Tensor, teacher: Tensor, targets: Tensor, *, terms: Terms = PLAIN
+) -> Tensor:
+    """KL(teacher || single) + β CE(single, y). single, teacher, targets: (B, N). Returns a scalar."""
+    distillation = distillation_loss(single, teacher, temperature=terms.temperature)
+    return distillation + terms.beta * cross_entropy(single, targets, terms=terms)
 
 
 def sla_sd_loss(
     single: Tensor,
     joint: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     *,
-    beta: float = 1.0,
-    temperature: float = 1.0,
-    sum_copies: bool = False,
+    terms: Terms = PLAIN,
+    teacher: Tensor | None = None,
 ) -> Tensor:
-    """L_SLA + KL(aggregated || single) + β CE(single, y). Shapes as in its terms. Returns a scalar."""
-    joint_loss = sla_loss(joint, labels, sum_copies=sum_copies)
-    distillation = self_distillation_loss(single, joint, temperature=temperature)
-    return joint_loss + distillation + beta * F.cross_entropy(single, labels)
+    """L_SLA + KL(teacher || single) + β CE(single, y); the teacher is the aggregated answer itself, if not given.
 
-
-@dataclass(frozen=True)
-class Terms:
-    """The weights of an objective's terms. sum_copies: sum the M copies' losses instead of averaging them."""
-
-    beta: float = 1.0
-    temperature: float = 1.0
-    sum_copies: bool = False
+    single, targets, teacher: (B, N), joint: (B, M, N, M). Returns a scalar.
+    """
+    folded = aggregate(joint) if teacher is None else teacher
+    return sla_loss(joint, targets, terms=terms) + distill_loss(
+        single, folded, targets, terms=terms
+    )
 
 
 @dataclass(frozen=True)
@@ -115,7 +148,7 @@ class Objective:
     """
 
     modes: tuple[str, ...]
-    loss: Callable[[Logits, Tensor, Terms], Tensor]  # (logits, labels, terms) -> scalar
+    loss: Callable[[Logits, Tensor, Terms], Tensor]  # (logits, targets, terms) -> scalar
     class_head: bool = True
     class_on_copies: bool = False
     joint_head: bool = False
@@ -127,38 +160,36 @@ class Objective:
         return self.class_on_copies or self.joint_head
 
 
-def _baseline(logits: Logits, labels: Tensor, terms: Terms) -> Tensor:
+def _baseline(logits: Logits, targets: Tensor, terms: Terms) -> Tensor:
     assert logits.single is not None
-    return baseline_loss(logits.single, labels)
+    return baseline_loss(logits.single, targets, terms=terms)
 
 
-def _da(logits: Logits, labels: Tensor, terms: Terms) -> Tensor:
+def _da(logits: Logits, targets: Tensor, terms: Terms) -> Tensor:
     assert logits.copies is not None
-    return da_loss(logits.copies, labels, sum_copies=terms.sum_copies)
+    return da_loss(logits.copies, targets, terms=terms)
 
 
-def _mt(logits: Logits, labels: Tensor, terms: Terms) -> Tensor:
+def _mt(logits: Logits, targets: Tensor, terms: Terms) -> Tensor:
     assert logits.copies is not None
     assert logits.transformation is not None
-    return mt_loss(logits.copies, logits.transformation, labels, sum_copies=terms.sum_copies)
+    return mt_loss(logits.copies, logits.transformation, targets, terms=terms)
 
 
-def _sla(logits: Logits, labels: Tensor, terms: Terms) -> Tensor:
+def _sla(logits: Logits, targets: Tensor, terms: Terms) -> Tensor:
     assert logits.joint is not None
-    return sla_loss(logits.joint, labels, sum_copies=terms.sum_copies)
+    return sla_loss(logits.joint, targets, terms=terms)
 
 
-def _sla_sd(logits: Logits, labels: Tensor, terms: Terms) -> Tensor:
+def _sla_sd(logits: Logits, targets: Tensor, terms: Terms) -> Tensor:
     assert logits.single is not None
     assert logits.joint is not None
-    return sla_sd_loss(
-        logits.single,
-        logits.joint,
-        labels,
-        beta=terms.beta,
-        temperature=terms.temperature,
-        sum_copies=terms.sum_copies,
-    )
+    return sla_sd_loss(logits.single, logits.joint, targets, terms=terms, teacher=logits.teacher)
+
+
+def _per_label(values: Tensor, logits: Tensor) -> Tensor:
+    """(N,) values of the classes as those of the last axis of logits: class y's own at y, or at every y * M + j."""
+    return values.repeat_interleave(logits.shape[-1] // len(values))
 
 
 OBJECTIVES = {

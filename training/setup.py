@@ -51,7 +51,7 @@ def check_settings(config: TrainConfig) -> None:
     """
     objective(config.objective)
     transformation_set(config.transformations)
-    if config.flip == "on" and mirrors(config):
+    if config.augment.flip == "on" and mirrors(config):
         raise ConfigError(
             "--flip on with flip among the transformations: the joint label of a mirrored image could not "
             "be told; leave --flip out"
@@ -63,8 +63,8 @@ def check_settings(config: TrainConfig) -> None:
         "--epochs": (config.epochs, 1, math.inf),
         "--batch-size": (config.batch_size, 2, math.inf),
         "--image-size": (8 if image_size is None else image_size, 8, math.inf),
-        "--beta": (config.beta, 0, math.inf),
-        "--crop-padding": (config.crop_padding, 0, 1),
+        "--beta": (config.loss.beta, 0, math.inf),
+        "--crop-padding": (config.augment.crop_padding, 0, 1),
         "--optim.weight-decay": (config.optim.weight_decay, 0, math.inf),
         "--optim.momentum": (config.optim.momentum, 0, 1),
         "--optim.warmup": (config.optim.warmup, 0, 1),
@@ -78,7 +78,7 @@ def check_settings(config: TrainConfig) -> None:
             limit = f"at least {least}" if value < least else f"a number up to {most}"
             raise ConfigError(f"{flag} is {value}; it must be {limit}")
     for flag, value in (
-        ("--temperature", config.temperature),
+        ("--temperature", config.loss.temperature),
         ("--optim.lr", optim.peak_lr(config.optim)),
     ):
         if not value > 0:
@@ -115,7 +115,7 @@ def start_run(
         image=spec,
         mean=mean,
         std=std,
-        crop_padding_px=round(config.crop_padding * min(spec.height, spec.width)),
+        crop_padding_px=round(config.augment.crop_padding * min(spec.height, spec.width)),
         flip=random_flips(config, dataset),
         counts=prepared.counts,
         versions=versions(),
@@ -186,9 +186,11 @@ def changed_settings(config: TrainConfig) -> list[str]:
     """The flags that differ from their defaults and that a run cannot change on the way."""
     flags = []
     for prefix, group, default, free in (
-        ("", config, TrainConfig(), (*MAY_CHANGE, "data", "optim")),
+        ("", config, TrainConfig(), (*MAY_CHANGE, "data", "optim", "augment", "loss")),
         ("", config.data, DataConfig(), DATA_MAY_CHANGE),
         ("optim.", config.optim, TrainConfig().optim, ()),
+        ("", config.augment, TrainConfig().augment, ()),
+        ("", config.loss, TrainConfig().loss, ()),
     ):
         for field in dataclasses.fields(group):
             name = field.name
@@ -208,8 +210,8 @@ def random_flips(config: TrainConfig, dataset: Dataset) -> bool:
 
     Not where mirroring is a transformation: its joint label could not be told from the image.
     """
-    return config.flip == "on" or (
-        config.flip == "auto" and dataset.mirrored_is_same and not mirrors(config)
+    return config.augment.flip == "on" or (
+        config.augment.flip == "auto" and dataset.mirrored_is_same and not mirrors(config)
     )
 
 

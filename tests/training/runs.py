@@ -59,9 +59,9 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Ctrl-C in the step that follows that many."""
     original = loop.train_step
 
-    def step(trainer: Any, images: Any, labels: Any, number: int) -> Any:
+    def step(learner: Any, images: Any, labels: Any, number: int, total: int) -> Any:
         if number == steps:
             signal.raise_signal(signal.SIGINT)
-        return original(trainer, images, labels, number)
+        return original(learner, images, labels, number, total)
 
     monkeypatch.setattr(loop, "train_step", step)

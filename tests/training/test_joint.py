@@ -1,4 +1,6 @@
+import pytest
 import torch
+from torch.nn import functional
 
 from tests import oracles
 from training.joint import aggregate, conditional, joint_targets, own_logits
@@ -10,17 +12,26 @@ def random_joint(batch: int, copies: int, classes: int, seed: int = 0) -> torch.
 
 
 def test_joint_targets_are_class_times_m_plus_transformation():
-    targets = joint_targets(torch.tensor([0, 2, 1]), 4)
-    assert targets.tolist() == [[0, 1, 2, 3], [8, 9, 10, 11], [4, 5, 6, 7]]
-    assert targets.dtype == torch.int64
+    targets = joint_targets(functional.one_hot(torch.tensor([0, 2, 1]), 3).float(), 4)
+    assert targets.argmax(2).tolist() == [[0, 1, 2, 3], [8, 9, 10, 11], [4, 5, 6, 7]]
+    assert targets.sum(2).tolist() == [[1.0] * 4] * 3
 
 
-def test_joint_targets_of_one_transformation_are_the_labels():
-    assert joint_targets(torch.tensor([3, 0]), 1).tolist() == [[3], [0]]
+def test_joint_targets_of_one_transformation_are_the_targets():
+    targets = torch.tensor([[0.2, 0.8], [1.0, 0.0]])
+    assert torch.equal(joint_targets(targets, 1), targets[:, None])
 
 
 def test_joint_targets_name_every_pair_once():
-    assert sorted(joint_targets(torch.arange(5), 3).flatten().tolist()) == list(range(15))
+    targets = joint_targets(torch.eye(5), 3)
+    assert sorted(targets.argmax(2).flatten().tolist()) == list(range(15))
+
+
+def test_uncertain_class_stays_within_the_copys_own_transformation():
+    targets = joint_targets(torch.tensor([[0.3, 0.0, 0.7]]), 2)
+    assert targets[0, 0].view(3, 2)[:, 0].tolist() == pytest.approx([0.3, 0.0, 0.7])
+    assert targets[0, 1].view(3, 2)[:, 1].tolist() == pytest.approx([0.3, 0.0, 0.7])
+    assert targets[0, 0].view(3, 2)[:, 1].tolist() == [0.0] * 3
 
 
 def test_aggregate_matches_the_loop():

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.training.data_sets import striped, write_npz
 from tests.training.runs import assert_same_run, rows, settings
 from training import checkpoint, loop
-from training.config import DataConfig, OptimConfig
+from training.config import AugmentConfig, DataConfig, OptimConfig
 from training.errors import CheckpointError, ConfigError, DivergedError
 from training.evaluate import Metrics
 from training.loop import Position, train
@@ -76,7 +76,11 @@ def test_no_more_than_64_validation_images_stay(tmp_path: Path):
 @pytest.mark.parametrize("optimizer", [OptimConfig(lr=0.05), OptimConfig(name="adamw", lr=0.003)])
 def test_loss_falls_on_what_can_be_learnt(objective: str, optimizer: OptimConfig, tmp_path: Path):
     config = settings(
-        tmp_path, objective=objective, optim=optimizer, epochs=6, flip="off", crop_padding=0.0
+        tmp_path,
+        objective=objective,
+        optim=optimizer,
+        epochs=6,
+        augment=AugmentConfig(crop_padding=0.0, flip="off"),
     )
     run = train(config)
     losses = [float(row["train_loss"]) for row in rows(run.folder)]

@@ -15,9 +15,9 @@ from training.objectives import (
     Terms,
     baseline_loss,
     da_loss,
+    distillation_loss,
     mt_loss,
     objective,
-    self_distillation_loss,
     sla_loss,
     sla_sd_loss,
 )
@@ -33,18 +33,23 @@ def batch(b: int, m: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor
     return single, joint, torch.randint(n, (b,), generator=generator)
 
 
+def hot(labels: Tensor, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Labels (B,) as targets (B, N)."""
+    return F.one_hot(labels, n).to(dtype)
+
+
 @pytest.mark.parametrize(("b", "m", "n"), SIZES)
 def test_baseline_loss_matches_the_loop(b: int, m: int, n: int):
     single, _, labels = batch(b, m, n)
     expected = oracles.cross_entropy(single, labels)
-    assert baseline_loss(single, labels).item() == pytest.approx(expected, abs=1e-12)
+    assert baseline_loss(single, hot(labels, n)).item() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("b", "m", "n"), SIZES)
 def test_sla_loss_matches_the_loop(b: int, m: int, n: int):
     _, joint, labels = batch(b, m, n)
     expected = oracles.joint_cross_entropy(joint, labels)
-    assert sla_loss(joint, labels).item() == pytest.approx(expected, abs=1e-12)
+    assert sla_loss(joint, hot(labels, n)).item() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
@@ -52,7 +57,7 @@ def test_sla_loss_matches_the_loop(b: int, m: int, n: int):
 def test_self_distillation_matches_the_loop(b: int, m: int, n: int, temperature: float):
     single, joint, _ = batch(b, m, n)
     expected = oracles.self_distillation(single, joint, temperature)
-    found = self_distillation_loss(single, joint, temperature=temperature)
+    found = distillation_loss(single, aggregate(joint), temperature=temperature)
     assert found.item() == pytest.approx(expected, abs=1e-11)
 
 
@@ -61,20 +66,27 @@ def test_self_distillation_matches_the_loop(b: int, m: int, n: int, temperature:
 def test_sla_sd_loss_matches_the_loop(b: int, m: int, n: int, beta: float):
     single, joint, labels = batch(b, m, n)
     expected = oracles.sla_sd(single, joint, labels, beta=beta, temperature=2.0)
-    found = sla_sd_loss(single, joint, labels, beta=beta, temperature=2.0)
+    found = sla_sd_loss(single, joint, hot(labels, n), terms=Terms(beta, 2.0))
     assert found.item() == pytest.approx(expected, abs=1e-11)
 
 
 def test_losses_of_a_network_that_knows_nothing_are_logarithms_of_the_number_of_labels():
     labels = torch.tensor([0, 2])
-    assert baseline_loss(torch.zeros(2, 3), labels).item() == pytest.approx(math.log(3), abs=1e-6)
-    assert sla_loss(torch.zeros(2, 4, 3, 4), labels).item() == pytest.approx(math.log(12), abs=1e-6)
+    assert baseline_loss(torch.zeros(2, 3), hot(labels, 3)).item() == pytest.approx(
+        math.log(3), abs=1e-6
+    )
+    assert sla_loss(torch.zeros(2, 4, 3, 4), hot(labels, 3)).item() == pytest.approx(
+        math.log(12), abs=1e-6
+    )
 
 
 def test_sla_loss_of_one_transformation_is_the_baseline():
     _, joint, labels = batch(5, 1, 3)
     torch.testing.assert_close(
-        sla_loss(joint, labels), baseline_loss(joint[:, 0, :, 0], labels), atol=1e-12, rtol=0
+        sla_loss(joint, hot(labels, 3)),
+        baseline_loss(joint[:, 0, :, 0], hot(labels, 3)),
+        atol=1e-12,
+        rtol=0,
     )
 
 
@@ -84,7 +96,7 @@ def test_sla_loss_falls_when_the_right_joint_logit_grows():
     for b, label in enumerate(labels.tolist()):
         for j in range(3):
             better[b, j, label, j] += 1
-    assert sla_loss(better, labels) < sla_loss(joint, labels)
+    assert sla_loss(better, hot(labels, 5)) < sla_loss(joint, hot(labels, 5))
 
 
 def test_sla_loss_does_not_change_when_classes_change_places():
@@ -92,7 +104,7 @@ def test_sla_loss_does_not_change_when_classes_change_places():
     order = torch.tensor([2, 0, 1])  # new class k is old class order[k]
     permuted, renamed = joint[:, :, order], order.argsort()[labels]
     torch.testing.assert_close(
-        sla_loss(permuted, renamed), sla_loss(joint, labels), atol=1e-12, rtol=0
+        sla_loss(permuted, hot(renamed, 3)), sla_loss(joint, hot(labels, 3)), atol=1e-12, rtol=0
     )
 
 
@@ -100,8 +112,8 @@ def test_distillation_does_not_change_when_classes_change_places():
     single, joint, _ = batch(5, 4, 3)
     order = torch.tensor([2, 0, 1])
     torch.testing.assert_close(
-        self_distillation_loss(single[:, order], joint[:, :, order], temperature=2.0),
-        self_distillation_loss(single, joint, temperature=2.0),
+        distillation_loss(single[:, order], aggregate(joint[:, :, order]), temperature=2.0),
+        distillation_loss(single, aggregate(joint), temperature=2.0),
         atol=1e-12,
         rtol=0,
     )
@@ -109,25 +121,29 @@ def test_distillation_does_not_change_when_classes_change_places():
 
 def test_distillation_is_zero_when_the_student_equals_the_teacher():
     _, joint, _ = batch(5, 4, 3)
-    assert abs(self_distillation_loss(aggregate(joint), joint, temperature=2.0).item()) < 1e-12
+    assert (
+        abs(distillation_loss(aggregate(joint), aggregate(joint), temperature=2.0).item()) < 1e-12
+    )
 
 
 def test_distillation_is_positive_otherwise():
     single, joint, _ = batch(5, 4, 3)
-    assert self_distillation_loss(single, joint).item() > 0.1
+    assert distillation_loss(single, aggregate(joint)).item() > 0.1
 
 
 def test_distillation_of_two_classes_has_its_closed_form():
     single = torch.tensor([[0.0, 0.0]], dtype=torch.float64)
     joint = torch.tensor([math.log(3), 0.0], dtype=torch.float64).view(1, 1, 2, 1)  # P = 3/4, 1/4
     expected = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    assert self_distillation_loss(single, joint).item() == pytest.approx(expected, abs=1e-12)
+    assert distillation_loss(single, aggregate(joint)).item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_distillation_scales_with_the_temperature():
     single, joint, _ = batch(5, 4, 3)
-    warm = self_distillation_loss(3 * single, 3 * joint, temperature=3.0)
-    torch.testing.assert_close(warm, 9 * self_distillation_loss(single, joint), atol=1e-11, rtol=0)
+    warm = distillation_loss(3 * single, aggregate(3 * joint), temperature=3.0)
+    torch.testing.assert_close(
+        warm, 9 * distillation_loss(single, aggregate(joint)), atol=1e-11, rtol=0
+    )
 
 
 def test_distillation_keeps_the_size_of_its_gradient_at_high_temperature():
@@ -135,7 +151,7 @@ def test_distillation_keeps_the_size_of_its_gradient_at_high_temperature():
     single.requires_grad_()
     sizes = []
     for temperature in (100.0, 1000.0):
-        loss = self_distillation_loss(single, joint, temperature=temperature)
+        loss = distillation_loss(single, aggregate(joint), temperature=temperature)
         (gradient,) = torch.autograd.grad(loss, single)
         sizes.append(gradient.norm().item())
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
@@ -146,7 +162,7 @@ def test_no_gradient_flows_through_the_teacher():
     single, joint, _ = batch(5, 4, 3)
     single.requires_grad_()
     joint.requires_grad_()
-    self_distillation_loss(single, joint, temperature=2.0).backward()
+    distillation_loss(single, aggregate(joint), temperature=2.0).backward()
     assert joint.grad is None
     assert single.grad is not None
     assert single.grad.abs().sum() > 0
@@ -155,15 +171,17 @@ def test_no_gradient_flows_through_the_teacher():
 def test_gradient_of_the_joint_head_in_sla_sd_is_that_of_sla_alone():
     single, joint, labels = batch(5, 4, 3)
     joint.requires_grad_()
-    (whole,) = torch.autograd.grad(sla_sd_loss(single, joint, labels), joint)
-    (alone,) = torch.autograd.grad(sla_loss(joint, labels), joint)
+    (whole,) = torch.autograd.grad(sla_sd_loss(single, joint, hot(labels, 3)), joint)
+    (alone,) = torch.autograd.grad(sla_loss(joint, hot(labels, 3)), joint)
     torch.testing.assert_close(whole, alone, atol=0, rtol=0)
 
 
 def test_gradient_of_the_class_head_in_sla_sd_is_that_of_its_two_terms():
     single, joint, labels = batch(5, 4, 3)
     single.requires_grad_()
-    (whole,) = torch.autograd.grad(sla_sd_loss(single, joint, labels, beta=0.5), single)
+    (whole,) = torch.autograd.grad(
+        sla_sd_loss(single, joint, hot(labels, 3), terms=Terms(beta=0.5)), single
+    )
     teacher = oracles.aggregated(joint).softmax(1)
     onehot = F.one_hot(labels, 3)
     expected = ((single.softmax(1) - teacher) + 0.5 * (single.softmax(1) - onehot)) / 5
@@ -173,10 +191,12 @@ def test_gradient_of_the_class_head_in_sla_sd_is_that_of_its_two_terms():
 def test_objective_by_name_calls_its_loss_with_its_settings():
     single, joint, labels = batch(5, 4, 3)
     logits = Logits(single, joint)
-    found = objective("sla-sd").loss(logits, labels, Terms(beta=0.3, temperature=2.0))
+    found = objective("sla-sd").loss(logits, hot(labels, 3), Terms(beta=0.3, temperature=2.0))
     expected = oracles.sla_sd(single, joint, labels, beta=0.3, temperature=2.0)
     assert found.item() == pytest.approx(expected, abs=1e-11)
-    baseline = objective("baseline").loss(Logits(single, None), labels, Terms(9.0, 9.0, True))
+    baseline = objective("baseline").loss(
+        Logits(single, None), hot(labels, 3), Terms(9.0, 9.0, True)
+    )
     assert baseline.item() == pytest.approx(oracles.cross_entropy(single, labels), abs=1e-12)
 
 
@@ -206,34 +226,38 @@ def class_and_transformation(b: int, m: int, n: int) -> tuple[Tensor, Tensor, Te
 def test_da_loss_matches_the_loop(b: int, m: int, n: int):
     copies, _, labels = class_and_transformation(b, m, n)
     expected = oracles.augmented_cross_entropy(copies, labels)
-    assert da_loss(copies, labels).item() == pytest.approx(expected, abs=1e-12)
+    assert da_loss(copies, hot(labels, n)).item() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("b", "m", "n"), SIZES)
 def test_mt_loss_matches_the_loop(b: int, m: int, n: int):
     copies, transformation, labels = class_and_transformation(b, m, n)
     expected = oracles.multi_task(copies, transformation, labels)
-    assert mt_loss(copies, transformation, labels).item() == pytest.approx(expected, abs=1e-12)
+    assert mt_loss(copies, transformation, hot(labels, n)).item() == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 def test_losses_of_uniform_logits_are_logarithms_of_the_number_of_answers():
     labels = torch.tensor([0, 2])
-    assert da_loss(torch.zeros(2, 4, 3), labels).item() == pytest.approx(math.log(3))
-    found = mt_loss(torch.zeros(2, 4, 3), torch.zeros(2, 4, 4), labels).item()
+    assert da_loss(torch.zeros(2, 4, 3), hot(labels, 3)).item() == pytest.approx(math.log(3))
+    found = mt_loss(torch.zeros(2, 4, 3), torch.zeros(2, 4, 4), hot(labels, 3)).item()
     assert found == pytest.approx(math.log(3) + math.log(4))
-    assert sla_loss(torch.zeros(2, 4, 3, 4), labels).item() == pytest.approx(math.log(12))
+    assert sla_loss(torch.zeros(2, 4, 3, 4), hot(labels, 3)).item() == pytest.approx(math.log(12))
 
 
 def test_da_of_one_copy_is_the_baseline():
     copies, _, labels = class_and_transformation(5, 1, 3)
-    torch.testing.assert_close(da_loss(copies, labels), baseline_loss(copies[:, 0], labels))
+    torch.testing.assert_close(
+        da_loss(copies, hot(labels, 3)), baseline_loss(copies[:, 0], hot(labels, 3))
+    )
 
 
 def test_da_and_mt_reach_every_copy_and_every_head():
     copies, transformation, labels = class_and_transformation(3, 4, 5)
     copies.requires_grad_()
     transformation.requires_grad_()
-    mt_loss(copies, transformation, labels).backward()
+    mt_loss(copies, transformation, hot(labels, 5)).backward()
     assert copies.grad is not None
     assert transformation.grad is not None
     assert (copies.grad.abs().sum(2) > 0).all()
@@ -244,15 +268,16 @@ def test_da_and_mt_reach_every_copy_and_every_head():
 def test_large_loss_is_the_sum_over_the_copies(name: str):
     copies, transformation, labels = class_and_transformation(5, 4, 3)
     _, joint, _ = batch(5, 4, 3)
-    logits = Logits(None, joint, copies, transformation)
+    logits, targets = Logits(None, joint, copies, transformation), hot(labels, 3)
     loss = objective(name).loss
     torch.testing.assert_close(
-        loss(logits, labels, Terms(sum_copies=True)), 4 * loss(logits, labels, Terms())
+        loss(logits, targets, Terms(sum_copies=True)), 4 * loss(logits, targets, Terms())
     )
 
 
 def test_large_loss_of_sla_sd_sums_the_joint_term_alone():
     single, joint, labels = batch(5, 4, 3)
-    mean = sla_sd_loss(single, joint, labels)
-    summed = sla_sd_loss(single, joint, labels, sum_copies=True)
-    torch.testing.assert_close(summed - mean, 3 * sla_loss(joint, labels))
+    targets = hot(labels, 3)
+    mean = sla_sd_loss(single, joint, targets)
+    summed = sla_sd_loss(single, joint, targets, terms=Terms(sum_copies=True))
+    torch.testing.assert_close(summed - mean, 3 * sla_loss(joint, targets))

@@ -72,11 +72,11 @@ def test_second_interruption_stops_at_once_and_the_last_checkpoint_stands(
 ):
     whole = train(settings(tmp_path, out=tmp_path / "whole"))
 
-    def twice(trainer: Any, images: Any, labels: Any, number: int) -> Any:
+    def twice(learner: Any, images: Any, labels: Any, number: int, total: int) -> Any:
         if number == STEPS + 2:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
-        return original(trainer, images, labels, number)
+        return original(learner, images, labels, number, total)
 
     original = loop.train_step
     with monkeypatch.context() as patch:

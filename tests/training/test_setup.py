@@ -8,7 +8,7 @@ import torch
 
 from serving.images import ImageSpec
 from tests.training.data_sets import array_split, write_npz
-from training.config import DataConfig, OptimConfig, TrainConfig
+from training.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, TrainConfig
 from training.errors import ConfigError
 from training.progress import Progress
 from training.setup import (
@@ -38,9 +38,9 @@ def test_default_settings_are_fit_to_train():
 WRONG_NUMBERS = {
     "--epochs": {"epochs": 0},
     "--batch-size": {"batch_size": 1},
-    "--beta": {"beta": -0.1},
-    "--crop-padding": {"crop_padding": -0.1},
-    "--temperature": {"temperature": 0.0},
+    "--beta": {"loss": LossConfig(beta=-0.1)},
+    "--crop-padding": {"augment": AugmentConfig(crop_padding=-0.1)},
+    "--temperature": {"loss": LossConfig(temperature=0.0)},
     "--seed": {"seed": -1},
     "--image-size": {"data": DataConfig(image_size=7)},
     "--val-fraction": {"data": DataConfig(val_fraction=0.0)},
@@ -64,8 +64,8 @@ def test_number_out_of_its_range_is_refused(flag: str):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"beta": NAN},
-        {"temperature": NAN},
+        {"loss": LossConfig(beta=NAN)},
+        {"loss": LossConfig(temperature=NAN)},
         {"seed": 2**63},
         {"data": DataConfig(val_fraction=NAN)},
         {"data": DataConfig(image_size=0)},
@@ -176,14 +176,16 @@ def test_size_that_the_backbone_cannot_take_leaves_no_run(tmp_path: Path):
 def test_random_flips_are_off_where_mirroring_is_a_transformation(
     flip: Literal["auto", "on", "off"], transformations: str, objective: str, expected: bool
 ):
-    config = TrainConfig(flip=flip, transformations=transformations, objective=objective)
+    config = TrainConfig(
+        augment=AugmentConfig(flip=flip), transformations=transformations, objective=objective
+    )
     assert random_flips(config, dataset(None)) is expected
     letters = dataclasses.replace(dataset(None), mirrored_is_same=False)
     assert random_flips(config, letters) is (flip == "on")
 
 
 def test_random_flips_beside_flip_as_a_transformation_are_refused():
-    config = TrainConfig(flip="on", transformations="flip", objective="sla")
+    config = TrainConfig(augment=AugmentConfig(flip="on"), transformations="flip", objective="sla")
     with pytest.raises(ConfigError, match="leave --flip out"):
         check_settings(config)
     check_settings(dataclasses.replace(config, objective="baseline"))
