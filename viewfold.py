@@ -25,7 +25,7 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def evaluate(arguments: Sequence[str]) -> int:
-    """Measure a run or a bundle: top-1, NLL and calibration error of each mode."""
+    """Measure runs or bundles in each mode: accuracy, NLL, calibration error; of several, mean ± sd."""
     from export.config import EvaluateConfig
 
     config = tyro.cli(EvaluateConfig, prog="viewfold evaluate", args=arguments)

@@ -31,7 +31,7 @@ from training.batches import ResidentBatches, prepare
 from training.checkpoint import Run
 from training.config import DataConfig
 from training.errors import DataError
-from training.evaluate import MODES, images_at_once, metrics, probabilities
+from training.evaluate import MODES, Metrics, images_at_once, metrics, probabilities
 from training.network import Network
 from training.objectives import objective
 from training.progress import Progress, Stopwatch
@@ -179,7 +179,7 @@ def _verify(
         f"same top-1 on {100 * findings.agreement:.2f} % ({watch.seconds:.1f} s)"
     )
     measured = {
-        mode: dataclasses.replace(value, metrics=dataclasses.asdict(metrics(served[mode], labels)))
+        mode: dataclasses.replace(value, metrics=_numbers(metrics(served[mode], labels)))
         for mode, value in manifest.modes.items()
     }
     parity = {
@@ -206,6 +206,12 @@ def serve(
     return {mode: torch.cat(answers) for mode, answers in parts.items()}
 
 
+def _numbers(measured: Metrics) -> dict[str, float]:
+    """The metrics for the manifest, less those that these classes do not have."""
+    values = dataclasses.asdict(measured)
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _failed(findings: verify.Findings) -> VerificationError:
     lines = "\n".join(f"  {failure}" for failure in findings.failures)
     return VerificationError(
@@ -229,7 +235,7 @@ def _examples(run: Run, data_dir: Path | None, progress: Progress) -> Examples:
         return Examples(
             kept,
             ResidentBatches(images, labels),
-            f"{len(labels)} validation images of {_data_name(run)}",
+            f"{len(labels)} validation images of {data.bare_name(run.config.data.data)}",
         )
 
 
@@ -248,7 +254,9 @@ def _test_split(run: Run, settings: DataConfig, progress: Progress) -> Examples:
         raise DataError(
             f"{settings.data} has {len(split)} test images, but {expected} when {run.folder} began"
         )
-    return Examples(split, batches, f"{len(split)} test images of {_data_name(run)}")
+    return Examples(
+        split, batches, f"{len(split)} test images of {data.bare_name(run.config.data.data)}"
+    )
 
 
 def _real_images(run: Run) -> Pixels:
@@ -259,21 +267,15 @@ def _real_images(run: Run) -> Pixels:
 
 def _provenance(run: Run) -> dict[str, Any]:
     data_settings = dataclasses.replace(
-        run.config.data, data=_data_name(run), data_dir=DataConfig().data_dir
+        run.config.data, data=data.bare_name(run.config.data.data), data_dir=DataConfig().data_dir
     )
     settings = config.to_dict(dataclasses.replace(run.config, data=data_settings, out=None))
     return {
-        "data": _data_name(run),
+        "data": data.bare_name(run.config.data.data),
         "seed": run.config.seed,
         "config": settings,
         "versions": run.problem.versions,
     }
-
-
-def _data_name(run: Run) -> str:
-    """The data's name without the folders above it: a bundle travels, and paths are nobody else's business."""
-    kind, _, location = run.config.data.data.partition(":")
-    return f"{kind}:{Path(location).name}" if location else kind
 
 
 def _write_samples(run: Run, folder: Path) -> dict[str, str]:

@@ -28,10 +28,14 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Top-1, NLL and calibration error of every mode, of a run (by torch) or of a bundle (by onnxruntime)."""
+    """Measure every mode of a run (by torch) or of a bundle (by onnxruntime).
 
-    path: tyro.conf.Positional[Path]
-    """A run folder or a bundle."""
+    Top-1 with its 95 % interval, top-5 where there are more than 5 classes, NLL and calibration error; of
+    several, the mean ± standard deviation over the runs whose settings differ in the seed alone.
+    """
+
+    paths: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders and bundles, one or more, of the same classes."""
     split: str = "test"
     """train, val or test."""
     data: str | None = None
@@ -40,5 +44,7 @@ class EvaluateConfig:
     """Where torchvision's data sets lie, if they have moved since training."""
     device: Device = "auto"
     """Where to run; cuda fails where there is none."""
+    per_class: bool = False
+    """Also print the accuracy of every class (of one run or bundle)."""
     json: Path | None = None
-    """Also write the numbers to this file."""
+    """Also write the numbers to this file, with the accuracy of every class and the confusion matrix."""

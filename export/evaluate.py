@@ -1,136 +1,238 @@
-"""`viewfold evaluate`: the metrics of every mode, of a run by torch, or of a bundle by onnxruntime as it is served."""
+"""`viewfold evaluate`: the metrics of every mode, of runs by torch, and of bundles by onnxruntime as they are served.
+
+One path is measured in detail; several are also summarised by compare.py.
+"""
 
 import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from export import compare
 from export.bundle import serve
 from export.config import EvaluateConfig
 from export.errors import ExportError
 from serving import bundle as contract
+from serving.bundle import Bundle
 from serving.images import ImageSpec
 from serving.predictor import Predictor
-from training import checkpoint, data
+from training import checkpoint, confusion, data
 from training.batches import Batches, prepare
-from training.config import DataConfig, from_dict
+from training.checkpoint import Run
+from training.config import DataConfig, TrainConfig, from_dict
 from training.device import describe, pick_device
-from training.evaluate import MODES, Metrics, evaluate, images_at_once, metrics
+from training.evaluate import MODES, Metrics, images_at_once, metrics, probabilities
 from training.objectives import objective
 from training.progress import Progress, Stopwatch
 from training.splits import Split
 
 SPLITS = ("train", "val", "test")
 
+Read = Callable[["Subject", DataConfig, torch.device], tuple[Split, Batches]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run or a bundle that is to be measured. config: the settings of its training."""
+
+    path: Path
+    found: Run | Bundle
+    config: TrainConfig
+    classes: tuple[str, ...]
+    image: ImageSpec
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a subject says of a split. by_mode: (n, N) float32; labels: (n,); passes: forward passes of each mode."""
+
+    by_mode: dict[str, Tensor]
+    labels: Tensor
+    passes: dict[str, int]
+    engine: str
+    hardware: str
+
 
 def run(settings: EvaluateConfig) -> dict[str, Any]:
-    """Print, and return, what a run or a bundle is worth on a split.
+    """Print, and return, what a run or a bundle is worth on a split, or what several are.
 
     Raises:
-        ExportError: an unknown split, data of other classes, or no folder for --json.
-        TrainingError, BundleError: the run, the bundle or the data cannot be read.
+        ExportError: an unknown split, a path given twice, other classes, or no folder for --json.
+        TrainingError, BundleError: a run, a bundle or the data cannot be read.
     """
-    if settings.split not in SPLITS:
-        raise ExportError(f"unknown split {settings.split!r}; choose from {list(SPLITS)}")
-    if settings.json is not None and not settings.json.absolute().parent.is_dir():
-        raise ExportError(f"--json {settings.json}: there is no folder {settings.json.parent}")
+    _check(settings)
     progress, watch = Progress(), Stopwatch()
-    is_bundle = (settings.path / contract.MANIFEST).is_file()
-    result = (_of_bundle if is_bundle else _of_run)(settings, progress)
-    progress.say(
-        f"{settings.path}, {settings.split} split, {result['engine']} on {result['hardware']}:"
-    )
-    for mode, values in result["modes"].items():
-        passes = f"{values['forward_passes']} pass{'es' if values['forward_passes'] > 1 else ''}"
-        progress.say(
-            f"  {mode:<11} top-1 {100 * values['top1']:6.2f} %  NLL {values['nll']:.4f}  "
-            f"ECE {values['ece']:.4f}  {passes}  n = {values['n']}"
-        )
+    subjects = [_open(path) for path in settings.paths]
+    _check_classes(subjects)
+    read = _reader(settings.split, progress)  # runs that differ in their seed share their data
+    measured = [_measure(subject, settings, read, progress) for subject in subjects]
+    if len(measured) == 1:
+        result = measured[0]
+        lines = _described(result, per_class=settings.per_class)
+    else:
+        entries = list(zip((s.config for s in subjects), measured, strict=True))
+        result = compare.comparison(entries)
+        lines = compare.lines(result)
+    for line in lines:
+        progress.say(line)
     progress.say(f"in {watch.seconds:.1f} s")
     if settings.json is not None:
         checkpoint.write_json(settings.json, result)
     return result
 
 
-def _of_run(settings: EvaluateConfig, progress: Progress) -> dict[str, Any]:
-    found = checkpoint.open_run(settings.path)
-    device = pick_device(settings.device)
-    network = checkpoint.load_network(found).to(device)
-    image, classes = found.problem.image, found.problem.classes
-    _, batches = _split(settings, found.config.data, image, classes, device, progress)
-    passes = len(network.transformations)
-    at_once = images_at_once(image, len(network.transformations))
-    modes = objective(found.config.objective).modes
-    measured = evaluate(network, batches, modes, batch_size=at_once)
-    return _result(
-        settings,
-        "torch",
-        describe(device),
-        {m: (v, MODES[m].forward_passes(passes)) for m, v in measured.items()},
-    )
+def _check(settings: EvaluateConfig) -> None:
+    if not settings.paths:
+        raise ExportError("viewfold evaluate takes a run folder or a bundle, or several of them")
+    if settings.split not in SPLITS:
+        raise ExportError(f"unknown split {settings.split!r}; choose from {list(SPLITS)}")
+    if settings.json is not None and not settings.json.absolute().parent.is_dir():
+        raise ExportError(f"--json {settings.json}: there is no folder {settings.json.parent}")
+    if settings.per_class and len(settings.paths) > 1:
+        raise ExportError("--per-class prints one run or bundle; for several, read --json FILE")
+    seen = set()
+    for path in settings.paths:
+        if path.resolve() in seen:
+            raise ExportError(f"{path} is given twice; every run counts once")
+        seen.add(path.resolve())
 
 
-def _of_bundle(settings: EvaluateConfig, progress: Progress) -> dict[str, Any]:
-    found = contract.read(settings.path)
-    predictor = Predictor(found, device=settings.device)
-    trained_on = from_dict(found.manifest.provenance["config"]).data
-    if settings.data is None and ":" in trained_on.data:
-        raise ExportError(
-            f"a bundle does not say where its data lies ({trained_on.data}); give --data"
-        )
-    device = torch.device("cpu")
-    split, batches = _split(
-        settings, trained_on, predictor.spec, found.manifest.classes, device, progress
-    )
-    answers = serve(predictor, split, tuple(found.manifest.modes), progress)
-    measured = {mode: metrics(answer, batches.labels.cpu()) for mode, answer in answers.items()}
-    modes = {
-        mode: (value, found.manifest.modes[mode].forward_passes) for mode, value in measured.items()
-    }
-    return _result(settings, "onnxruntime", predictor.provider, modes)
+def _open(path: Path) -> Subject:
+    if not path.exists():
+        raise ExportError(f"{path} does not exist; give a run folder or a bundle")
+    if (path / contract.MANIFEST).is_file():
+        bundle = contract.read(path)
+        config = from_dict(bundle.manifest.provenance["config"])
+        image = ImageSpec(**bundle.manifest.image)
+        return Subject(path, bundle, config, bundle.manifest.classes, image)
+    found = checkpoint.open_run(path)
+    return Subject(path, found, found.config, found.problem.classes, found.problem.image)
 
 
-def _split(
-    settings: EvaluateConfig,
-    trained_on: DataConfig,
-    image: ImageSpec,
-    classes: tuple[str, ...],
-    device: torch.device,
-    progress: Progress,
-) -> tuple[Split, Batches]:
-    """The split that was asked for.
-
-    Raises:
-        ExportError: the data has other classes than the model.
-    """
-    chosen: dict[str, Any] = {}
-    if settings.data is not None:
-        chosen["data"] = settings.data
-    if settings.data_dir is not None:
-        chosen["data_dir"] = settings.data_dir
-    config = dataclasses.replace(trained_on, **chosen)
-    dataset = data.load(config)
-    if dataset.classes != classes:
-        raise ExportError(
-            f"{config.data} has the classes {list(dataset.classes)}, the model has {list(classes)}"
-        )
-    split: Split = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[
-        settings.split
-    ]
-    return prepare(split, settings.split, image, config, device, progress)
+def _check_classes(subjects: Sequence[Subject]) -> None:
+    first = subjects[0]
+    for other in subjects[1:]:
+        if other.classes != first.classes:
+            raise ExportError(
+                f"{other.path} has the classes {_some(other.classes)}, {first.path} has {_some(first.classes)}; "
+                "only runs of the same classes can be compared"
+            )
 
 
-def _result(
-    settings: EvaluateConfig, engine: str, hardware: str, modes: dict[str, tuple[Metrics, int]]
+def _measure(
+    subject: Subject, settings: EvaluateConfig, read: Read, progress: Progress
 ) -> dict[str, Any]:
+    """The numbers of one run or bundle, as they go into a file."""
+    answer = _of_run if isinstance(subject.found, Run) else _of_bundle
+    given = answer(subject, settings, read, progress)
     return {
-        "path": str(Path(settings.path)),
+        "path": str(subject.path),
         "split": settings.split,
-        "engine": engine,
-        "hardware": hardware,
+        "engine": given.engine,
+        "hardware": given.hardware,
+        "classes": list(subject.classes),
         "modes": {
-            mode: dataclasses.asdict(m) | {"forward_passes": passes}
-            for mode, (m, passes) in modes.items()
+            mode: _mode(probabilities, given.labels, given.passes[mode], subject.classes)
+            for mode, probabilities in given.by_mode.items()
         },
     }
+
+
+def _mode(answer: Tensor, labels: Tensor, passes: int, classes: Sequence[str]) -> dict[str, Any]:
+    found: Metrics = metrics(answer, labels)
+    details = confusion.as_json(confusion.confusion_matrix(answer, labels), classes)
+    interval = list(found.top1_interval)
+    return (
+        dataclasses.asdict(found) | {"top1_interval": interval, "forward_passes": passes} | details
+    )
+
+
+def _of_run(subject: Subject, settings: EvaluateConfig, read: Read, progress: Progress) -> Answers:
+    assert isinstance(subject.found, Run)
+    device = pick_device(settings.device)
+    network = checkpoint.load_network(subject.found).to(device)
+    _, batches = read(subject, _data(settings, subject.config), device)
+    copies = len(network.transformations)
+    modes = objective(subject.config.objective).modes
+    at_once = images_at_once(subject.image, copies)
+    answers, labels = probabilities(network, batches, modes, batch_size=at_once)
+    passes = {mode: MODES[mode].forward_passes(copies) for mode in modes}
+    return Answers(answers, labels, passes, "torch", describe(device))
+
+
+def _of_bundle(
+    subject: Subject, settings: EvaluateConfig, read: Read, progress: Progress
+) -> Answers:
+    assert isinstance(subject.found, Bundle)
+    predictor = Predictor(subject.found, device=settings.device)
+    manifest, trained_on = subject.found.manifest, subject.config.data.data
+    if settings.data is None and ":" in trained_on:
+        raise ExportError(f"a bundle does not say where its data lies ({trained_on}); give --data")
+    split, batches = read(subject, _data(settings, subject.config), torch.device("cpu"))
+    answers = serve(predictor, split, tuple(manifest.modes), progress)
+    passes = {name: mode.forward_passes for name, mode in manifest.modes.items()}
+    return Answers(answers, batches.labels.cpu(), passes, "onnxruntime", predictor.provider)
+
+
+def _data(settings: EvaluateConfig, trained: TrainConfig) -> DataConfig:
+    """The data that was trained on, or that was asked for instead."""
+    given: dict[str, Any] = {"data": settings.data, "data_dir": settings.data_dir}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return dataclasses.replace(trained.data, **chosen)
+
+
+def _reader(name: str, progress: Progress) -> Read:
+    """A function that reads the split of that name, and keeps the last one that it read."""
+
+    @functools.lru_cache(maxsize=1)
+    def read(
+        config: DataConfig, image: ImageSpec, classes: tuple[str, ...], device: torch.device
+    ) -> tuple[Split, Batches]:
+        dataset = data.load(config)
+        if dataset.classes != classes:
+            raise ExportError(
+                f"{config.data} has the classes {_some(dataset.classes)}, the model has {_some(classes)}"
+            )
+        split = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[name]
+        return prepare(split, name, image, config, device, progress)
+
+    return lambda subject, config, device: read(config, subject.image, subject.classes, device)
+
+
+def _described(result: dict[str, Any], *, per_class: bool) -> list[str]:
+    """What is printed of one run or bundle."""
+    lines = [
+        f"{result['path']}, {result['split']} split, {result['engine']} on {result['hardware']}; "
+        "in brackets the 95 % interval:"
+    ]
+    for mode, values in result["modes"].items():
+        low, high = (100 * bound for bound in values["top1_interval"])
+        top5 = "" if values["top5"] is None else f"top-5 {100 * values['top5']:6.2f} %  "
+        passes = f"{values['forward_passes']} pass{'es' if values['forward_passes'] > 1 else ''}"
+        lines.append(
+            f"  {mode:<11} top-1 {100 * values['top1']:6.2f} % [{low:.2f}, {high:.2f}]  {top5}"
+            f"NLL {values['nll']:.4f}  ECE {values['ece']:.4f}  {passes}  n = {values['n']}"
+        )
+    return lines + (_class_table(result["modes"]) if per_class else [])
+
+
+def _class_table(modes: dict[str, Any]) -> list[str]:
+    """The accuracy of every class in every mode, a line a class."""
+    first = next(iter(modes.values()))["per_class"]
+    width = max(len("class"), *(len(entry["class"]) for entry in first))
+    lines = [f"  {'class':<{width}}  {'n':>6}  " + "  ".join(f"{mode:>11}" for mode in modes)]
+    for place, entry in enumerate(first):
+        shares = [values["per_class"][place]["accuracy"] for values in modes.values()]
+        cells = [f"{'no images' if s is None else f'{100 * s:.2f} %':>11}" for s in shares]
+        lines.append(f"  {entry['class']:<{width}}  {entry['n']:>6}  " + "  ".join(cells))
+    return lines
+
+
+def _some(classes: Sequence[str]) -> str:
+    """The classes, or the first of many, for a message."""
+    return str(list(classes)) if len(classes) <= 10 else f"{list(classes[:10])} … ({len(classes)})"

@@ -114,6 +114,24 @@ def top1(probabilities: Tensor, labels: Tensor) -> float:
     return sum(right) / len(right)
 
 
+def top_k(probabilities: Tensor, labels: Tensor, k: int) -> float:
+    """The share of images whose right class is among the k most probable; of equal ones the first come first."""
+    right = 0
+    for row, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
+        order = sorted(range(len(row)), key=lambda i: (-row[i], i))
+        right += label in order[:k]
+    return right / len(labels)
+
+
+def confusion(probabilities: Tensor, labels: Tensor) -> list[list[int]]:
+    """How many images of each class (row) were taken for each class (column)."""
+    classes = probabilities.shape[1]
+    table = [[0] * classes for _ in range(classes)]
+    for row, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
+        table[label][row.index(max(row))] += 1
+    return table
+
+
 def nll(probabilities: Tensor, labels: Tensor) -> float:
     """The mean of -log of the right class's probability."""
     rows, targets = probabilities.tolist(), labels.tolist()

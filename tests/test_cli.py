@@ -181,6 +181,13 @@ def test_checkpoint_with_a_flipped_byte(
     assert "was altered" in refused(verb, tmp_path / "run", *extra)
 
 
+def test_evaluate_says_what_it_cannot_measure(refused: Command, run_folder: Path, tmp_path: Path):
+    assert "takes a run folder or a bundle" in refused("evaluate")
+    assert "does not exist" in refused("evaluate", run_folder, tmp_path / "nowhere")
+    assert "is not a run: it has no config.json" in refused("evaluate", tmp_path)
+    assert "is given twice" in refused("evaluate", run_folder, run_folder)
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "serve"])
 @pytest.mark.parametrize("name", ["distilled.onnx", "manifest.json"])
 def test_bundle_with_a_flipped_byte(refused: Command, tmp_path: Path, verb: str, name: str):

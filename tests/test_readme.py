@@ -10,7 +10,7 @@ import tyro
 
 import viewfold
 from benchmarks import accuracy, tables
-from export.config import ExportConfig
+from export.config import EvaluateConfig, ExportConfig
 from serving.start import ServeConfig
 from training import data, torchvision_sets
 from training.backbones import BACKBONES
@@ -58,7 +58,8 @@ def help_of(config: type, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_flags_of_the_readme_exist(capsys: pytest.CaptureFixture[str]):
-    helps = help_of(TrainConfig, capsys) + help_of(ServeConfig, capsys)
+    configs = (TrainConfig, EvaluateConfig, ServeConfig)
+    helps = "".join(help_of(config, capsys) for config in configs)
     for flag in set(re.findall(r"`(--[\w.-]+)", README)):
         assert flag in helps, flag
 

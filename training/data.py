@@ -66,6 +66,12 @@ def may_be_passed_on(name: str) -> bool:
     return name == "digits"
 
 
+def bare_name(name: str) -> str:
+    """The data's name without the folders above it: what leaves this machine names no paths of it."""
+    kind, _, location = name.partition(":")
+    return f"{kind}:{Path(location).name}" if location else kind
+
+
 def known_names() -> list[str]:
     """Everything that --data takes."""
     return ["digits", "npz:FILE", "folder:DIR", *sorted(torchvision_sets.SETS)]

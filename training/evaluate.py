@@ -1,11 +1,13 @@
-"""How good a network is in each of its modes: top-1, NLL and calibration error, on one split.
+"""How good a network is in each of its modes: top-1, top-5, NLL and calibration error, on one split.
 
 Always in fp32. The same metrics serve bundles: export/evaluate.py fills in probabilities from
-onnxruntime.
+onnxruntime. Which classes are taken for which is in confusion.py.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -20,6 +22,8 @@ from training.objectives import Logits
 MOST_IMAGES = 256
 MOST_PIXELS = 4_000_000  # 20 images of 224 x 224 in 4 copies: a gigabyte in a wide network
 ECE_BINS = 15  # Guo et al. 2017
+TOP = 5  # of so many classes, or fewer, every answer holds the right one
+Z_95 = NormalDist().inv_cdf(0.975)  # 1.96: 95 % of a normal distribution lies within
 
 
 def _class_head(logits: Logits) -> Tensor:
@@ -59,12 +63,21 @@ MODES = {
 
 @dataclass(frozen=True)
 class Metrics:
-    """top1: share in [0, 1]; nll: nats an image; ece: in [0, 1], 15 bins of equal width; n: images."""
+    """top1, top5: shares in [0, 1]; nll: nats an image; ece: in [0, 1], 15 bins of equal width; n: images.
+
+    top5 is None where there are no more than 5 classes and every answer would count.
+    """
 
     top1: float
     nll: float
     ece: float
     n: int
+    top5: float | None = None
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """The 95 % interval of top1: what the images at hand leave open (not what another seed would change)."""
+        return wilson_interval(round(self.top1 * self.n), self.n)
 
 
 def metrics(probabilities: Tensor, labels: Tensor) -> Metrics:
@@ -72,25 +85,73 @@ def metrics(probabilities: Tensor, labels: Tensor) -> Metrics:
     likelihood = probabilities.gather(1, labels[:, None]).clamp_min(
         torch.finfo(probabilities.dtype).tiny
     )
+    few = probabilities.shape[1] <= TOP
     return Metrics(
         top1=(probabilities.argmax(1) == labels).double().mean().item(),
         nll=-likelihood.double().log().mean().item(),
         ece=calibration_error(probabilities, labels).item(),
         n=len(labels),
+        top5=None if few else (ranks(probabilities, labels) < TOP).double().mean().item(),
     )
+
+
+def ranks(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """How many classes come before the right one, (n,) int64: 0 where the answer is right. Shapes as in `metrics`.
+
+    Of equally probable classes the lower index comes first, as in argmax.
+    """
+    own = probabilities.gather(1, labels[:, None])  # (n, 1)
+    lower = torch.arange(probabilities.shape[1], device=labels.device) < labels[:, None]  # (n, N)
+    return ((probabilities > own) | ((probabilities == own) & lower)).sum(1)
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """The 95 % interval (low, high) in [0, 1] of the share that `correct` of n is drawn from (Wilson 1927).
+
+    Unlike p ± 1.96 √(p (1 - p) / n) it keeps its width where all or none are correct. n: at least 1.
+    """
+    share, doubt = correct / n, Z_95**2 / n
+    centre = (share + doubt / 2) / (1 + doubt)
+    half = math.sqrt(doubt * share * (1 - share) + doubt**2 / 4) / (1 + doubt)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class ConfidenceBins:
+    """What a reliability diagram is drawn from: sums over the images of each bin of confidence, (15,) float64.
+
+    images: how many there are; confidence: of their answers; correct: how many answers are right.
+    """
+
+    images: Tensor
+    confidence: Tensor
+    correct: Tensor
+
+
+def confidence_bins(probabilities: Tensor, labels: Tensor) -> ConfidenceBins:
+    """The images by confidence: bin k of 15 holds ((k - 1) / 15, k / 15]. Shapes as in `metrics`.
+
+    torchmetrics would put confidences of exactly 1, which float32 often gives, into a sixteenth.
+    """
+    confidence, predicted = probabilities.double().max(1)
+    bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
+
+    def summed(values: Tensor) -> Tensor:
+        empty = torch.zeros(ECE_BINS, dtype=torch.float64, device=values.device)
+        return empty.index_add(0, bins, values)
+
+    correct = (predicted == labels).double()
+    return ConfidenceBins(summed(torch.ones_like(confidence)), summed(confidence), summed(correct))
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor) -> Tensor:
     """The mean gap between confidence and accuracy, weighted by bin size (ECE, Guo et al. 2017, equation 3).
 
-    Bin k of 15 holds the confidences in ((k - 1) / 15, k / 15]. torchmetrics would put those of exactly 1,
-    which float32 often gives, into a sixteenth. Shapes as in `metrics`. Returns a float64 scalar.
+    Shapes as in `metrics`, bins as in `confidence_bins`. Returns a float64 scalar.
     """
-    confidence, predicted = probabilities.double().max(1)
-    gaps = confidence - (predicted == labels).double()
-    bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
-    summed = torch.zeros(ECE_BINS, dtype=torch.float64, device=gaps.device).index_add(0, bins, gaps)
-    return summed.abs().sum() / len(labels)  # |accuracy - confidence| * size = |sum of the gaps|
+    bins = confidence_bins(probabilities, labels)
+    # |accuracy - confidence| * size = |correct - summed confidence|
+    return (bins.correct - bins.confidence).abs().sum() / len(labels)
 
 
 def images_at_once(spec: ImageSpec, copies: int) -> int:

@@ -29,18 +29,28 @@ class History:
         """Write an epoch down. lr: of its last step; loss: its mean; val: the metrics of every mode."""
         row: dict[str, float] = {"epoch": epoch, "step": step, "lr": lr, "train_loss": loss}
         for mode, metrics in val.items():
-            row |= {f"val_{mode}_{key}": getattr(metrics, key) for key in ("top1", "nll", "ece")}
+            values = {key: getattr(metrics, key) for key in ("top1", "top5", "nll", "ece")}
+            row |= {f"val_{mode}_{key}": v for key, v in values.items() if v is not None}
         row["images_per_second"] = round(images_per_second, 1)
-        new = not self._path.exists()
+        columns = self._columns()
         with self._path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-            if new:
+            writer = csv.DictWriter(
+                file, columns or list(row), extrasaction="ignore", lineterminator="\n"
+            )
+            if columns is None:
                 writer.writeheader()
             writer.writerow(row)
         with SummaryWriter(str(self._folder), purge_step=epoch) as board:
             for name, value in row.items():
                 if name not in ("epoch", "step"):
                     board.add_scalar(name, value, epoch)
+
+    def _columns(self) -> list[str] | None:
+        """What the file's header names, if it is there: a run goes on with the columns that it began with."""
+        if not self._path.exists():
+            return None
+        with self._path.open(newline="") as file:
+            return next(csv.reader(file), None)
 
     def truncate(self, epochs: int) -> None:
         """Forget what was written after that many epochs (a run that was killed may have written ahead)."""

@@ -1,5 +1,8 @@
+import math
+
 import pytest
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 from serving.images import ImageSpec
@@ -8,10 +11,12 @@ from training.batches import ResidentBatches
 from training.evaluate import (
     MODES,
     calibration_error,
+    confidence_bins,
     evaluate,
     images_at_once,
     metrics,
     probabilities,
+    wilson_interval,
 )
 from training.network import Network
 from training.objectives import Logits, objective
@@ -34,6 +39,56 @@ def test_metrics_match_the_loops(n: int, classes: int):
     assert found.nll == pytest.approx(oracles.nll(given, labels), abs=1e-6)
     assert found.ece == pytest.approx(oracles.calibration_error(given, labels), abs=1e-9)
     assert found.n == n
+    expected = oracles.top_k(given, labels, 5) if classes > 5 else None
+    assert found.top5 == (None if expected is None else pytest.approx(expected, abs=1e-12))
+
+
+@pytest.mark.parametrize(("classes", "there"), [(2, False), (5, False), (6, True)])
+def test_top5_is_there_where_it_can_be_wrong(classes: int, there: bool):
+    given, labels = answers(50, classes, scale=0.1)
+    found = metrics(given, labels).top5
+    assert (found is not None) == there
+    assert found is None or found < 1
+
+
+def test_top5_of_equal_probabilities_is_no_gift_and_never_below_top1():
+    given = torch.full((8, 8), 1 / 8)
+    found = metrics(given, torch.arange(8))
+    assert (found.top1, found.top5) == (1 / 8, 5 / 8)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 1), (1, 1), (0, 20), (20, 20), (7, 10), (355, 359)])
+def test_wilson_interval_solves_its_equation(correct: int, n: int):
+    """Its ends are the shares p that lie 1.96 of their own standard deviations √(p (1 - p) / n) from what was seen."""
+    for bound in wilson_interval(correct, n):
+        distance = 1.959963984540054 * math.sqrt(bound * (1 - bound) / n)
+        assert abs(correct / n - bound) == pytest.approx(distance, abs=1e-12)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 9), (9, 9), (81, 263), (9_412, 10_000)])
+def test_wilson_interval_is_that_of_scipy(correct: int, n: int):
+    expected = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
+    assert wilson_interval(correct, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_interval_by_hand():
+    # 0 of n: from 0 to z² / (n + z²); all of n: the mirror image of it
+    assert wilson_interval(0, 10) == pytest.approx((0, 3.841459 / 13.841459), abs=1e-7)
+    assert wilson_interval(10, 10) == pytest.approx((10 / 13.841459, 1), abs=1e-7)
+
+
+def test_interval_of_metrics_is_that_of_the_images_that_were_right():
+    given, labels = answers(200)
+    correct = int((given.argmax(1) == labels).sum())
+    assert metrics(given, labels).top1_interval == wilson_interval(correct, 200)
+
+
+def test_confidence_bins_hold_every_image_once_and_their_upper_end():
+    given = torch.tensor([[1.0, 0.0], [0.8, 0.2], [0.5, 0.5]], dtype=torch.float64)
+    bins = confidence_bins(given, torch.tensor([0, 1, 0]))
+    assert bins.images.tolist() == [0.0] * 7 + [1.0] + [0.0] * 3 + [1.0] + [0.0] * 2 + [1.0]
+    assert bins.confidence.sum().item() == pytest.approx(2.3)
+    assert bins.correct.nonzero().flatten().tolist() == [7, 14]
 
 
 def test_confidences_of_exactly_one_share_the_last_bin():
