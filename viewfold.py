@@ -35,6 +35,17 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def report(arguments: Sequence[str]) -> int:
+    """Show a run as one HTML page: curves, calibration, confusion, the worst mistakes."""
+    from training.config import ReportConfig
+
+    config = tyro.cli(ReportConfig, prog="viewfold report", args=arguments)
+    from training.report import report
+
+    report(config)
+    return 0
+
+
 def export(arguments: Sequence[str]) -> int:
     """Turn a run into a bundle of verified ONNX graphs."""
     from export.config import ExportConfig
@@ -57,10 +68,17 @@ def serve(arguments: Sequence[str]) -> int:
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
+    "report": report,
     "export": export,
     "serve": serve,
 }
-EXTRAS = {"train": "train", "evaluate": "export", "export": "export", "serve": ""}
+EXTRAS = {
+    "train": "train",
+    "evaluate": "export",
+    "report": "train",
+    "export": "export",
+    "serve": "",
+}
 
 
 def main() -> None:

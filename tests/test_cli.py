@@ -71,7 +71,7 @@ def test_unknown_name_is_answered_with_the_valid_ones(
 
 
 def test_unknown_command_is_answered_with_the_valid_ones(refused: Command):
-    assert re.search("train.*evaluate.*export.*serve", refused("tarin"))
+    assert re.search("train.*evaluate.*report.*export.*serve", refused("tarin"))
 
 
 @pytest.mark.parametrize(
@@ -230,8 +230,23 @@ def test_a_run_folder_in_use_is_not_overwritten(refused: Command, run_folder: Pa
     assert (run_folder / "metrics.csv").read_text() == before
 
 
-def test_a_missing_package_names_the_extra(tmp_path: Path):
-    code = "import sys; sys.modules['torch'] = None; sys.argv = ['viewfold', 'train']; import viewfold; viewfold.main()"
+def test_report_says_what_it_cannot_show(refused: Command, run_folder: Path, tmp_path: Path):
+    assert "is not a run: it has no config.json" in refused("report", tmp_path)
+    out = tmp_path / "nowhere" / "page.html"
+    assert "there is no folder" in refused("report", run_folder, "--out", out)
+    assert "is a folder; give the name of a file" in refused(
+        "report", run_folder, "--out", tmp_path
+    )
+    assert "must be at least 0" in refused("report", run_folder, "--mistakes", "-1")
+    assert "--split" in refused("report", run_folder, "--split", "train")
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"), [("torch", ["train"]), ("matplotlib", ["report", "runs/digits"])]
+)
+def test_a_missing_package_names_the_extra(tmp_path: Path, package: str, arguments: list[str]):
+    code = f"import sys; sys.modules[{package!r}] = None; sys.argv = ['viewfold', *{arguments}]\n"
+    code += "import viewfold; viewfold.main()"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
     )
@@ -248,6 +263,7 @@ def test_usage_and_help_need_nothing_heavy():
         ["train", "--help"],
         ["export", "--help"],
         ["evaluate", "--help"],
+        ["report", "--help"],
     ):
         command = [sys.executable, "-c", code.format(arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

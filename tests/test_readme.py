@@ -14,7 +14,7 @@ from export.config import EvaluateConfig, ExportConfig
 from serving.start import ServeConfig
 from training import data, torchvision_sets
 from training.backbones import BACKBONES
-from training.config import TrainConfig
+from training.config import ReportConfig, TrainConfig
 from training.transformations import FACTORS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +58,7 @@ def help_of(config: type, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_flags_of_the_readme_exist(capsys: pytest.CaptureFixture[str]):
-    configs = (TrainConfig, EvaluateConfig, ServeConfig)
+    configs = (TrainConfig, EvaluateConfig, ReportConfig, ServeConfig)
     helps = "".join(help_of(config, capsys) for config in configs)
     for flag in set(re.findall(r"`(--[\w.-]+)", README)):
         assert flag in helps, flag

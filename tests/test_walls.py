@@ -26,9 +26,10 @@ FORBIDDEN = {
         "onnxscript",
         "safetensors",
         "sklearn",
+        "matplotlib",
     },
     "training": {"onnx", "onnxscript", "onnxruntime", "bentoml"},
-    "export": {"bentoml"},
+    "export": {"bentoml", "matplotlib"},
 }
 ONLY = {"images.py": {"PIL", "numpy"}, "bundle.py": set()}  # of serving: what else these may import
 
@@ -128,6 +129,17 @@ def test_the_service_is_imported_without_torch_and_without_a_bundle(tmp_path: Pa
     blocked = blocking(FORBIDDEN["serving"] | {"training", "export"})
     missing = f"import os; os.environ['VIEWFOLD_BUNDLE'] = {str(tmp_path / 'none')!r}\n"
     done = run_python(blocked + missing + "import serving.service, serving.start")
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_the_charts_of_a_report_draw():
+    drawing = {
+        path.name
+        for path in files("training")
+        if any(name.split(".")[0] == "matplotlib" for name in imported(path.read_text()))
+    }
+    assert drawing == {"charts.py"}
+    done = run_python("import sys, training.loop; assert 'training.charts' not in sys.modules")
     assert done.returncode == 0, done.stderr
 
 

@@ -136,6 +136,26 @@ class TrainConfig:
     """Go on with this run folder, with its own settings (only --device, --data-dir and --workers may be given)."""
 
 
+@dataclass(frozen=True)
+class ReportConfig:
+    """Write one HTML page that shows how a run went, what it is worth and where it errs."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder that `viewfold train` made."""
+    out: Path | None = None
+    """The file. Default: report.html in the run folder."""
+    split: Literal["val", "test"] | None = None
+    """Of which images. Default: test; val where the run is unfinished."""
+    data: str | None = None
+    """Where the data is now, if it has moved since training; as `viewfold train --data`."""
+    data_dir: Path | None = None
+    """Where torchvision's data sets lie, if they have moved since training."""
+    device: Device = "auto"
+    """Where to run; cuda fails where there is none."""
+    mistakes: int = 12
+    """How many of the worst mistakes to show, as pictures; 0 for none."""
+
+
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """The settings as JSON values."""
     return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}

@@ -6,7 +6,27 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from training.errors import CheckpointError
 from training.evaluate import Metrics
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.csv, an epoch each; none where there is no such file yet.
+
+    A row that is being written, at the end, is left out.
+
+    Raises:
+        CheckpointError: the file is not what `History` writes.
+    """
+    path = folder / "metrics.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            found = [row for row in csv.DictReader(file) if None not in row.values()]
+        return [{key: float(value) for key, value in row.items()} for row in found]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError, csv.Error) as error:
+        raise CheckpointError(f"{path} is malformed ({error}); train again") from None
 
 
 class History:

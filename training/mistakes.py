@@ -1,0 +1,103 @@
+"""The answers that are wrong with the greatest confidence, and what each transformed copy of the image voted."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.batches import Batches
+from training.joint import own_logits
+from training.network import Network
+from training.transformations import transformed_copies
+
+SHOWN_CLASSES = 3  # of the answer itself
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A class and how probable it is held to be."""
+
+    label: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer. place: of the image in its split; top: the most probable classes, best first."""
+
+    place: int
+    truth: int
+    top: tuple[Vote, ...]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The copies of some images and their votes.
+
+    images: (k, M, H, W, 3) uint8, the image as it is first. votes: k rows of M; empty rows where no head is
+    asked about the copies, and then M is 1.
+    """
+
+    images: Tensor
+    votes: list[list[Vote]]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Mistakes with their pictures. names: what each image is called; copies: None where there is no mistake."""
+
+    mistakes: list[Mistake]
+    names: list[str]
+    copies: Copies | None
+    transformations: tuple[str, ...]
+
+
+def worst_mistakes(probabilities: Tensor, labels: Tensor, count: int) -> list[Mistake]:
+    """At most `count` wrong answers, the most confident first. probabilities: (n, N), labels: (n,)."""
+    confidence, predicted = probabilities.max(1)
+    wrong = (predicted != labels).nonzero().flatten()  # (n wrong,)
+    order = confidence[wrong].argsort(descending=True, stable=True)[:count]
+    return [_mistake(place, probabilities[place], labels) for place in wrong[order].tolist()]
+
+
+@torch.inference_mode()
+def copies_of(
+    network: Network, batches: Batches, places: list[int], *, batch_size: int
+) -> Copies | None:
+    """The images at those places of a split with what every copy of them votes; None of no places.
+
+    A copy's vote is the joint head's P(class | copy, its own transformation), its own column block alone
+    (SLA, section 2.2); where there is no joint head, the class head's, if that was trained on copies.
+    """
+    if not places:
+        return None
+    network.eval()
+    images: list[Tensor] = []
+    votes: list[list[Vote]] = []
+    for given, _ in batches.iterate(
+        list(torch.tensor(places, dtype=torch.int64).split(batch_size))
+    ):
+        logits = network(given)
+        voting = logits.copies if logits.joint is None else own_logits(logits.joint)  # (B, M, N)
+        if voting is None:
+            images.append(given[:, None].cpu())  # (B, 1, H, W, 3)
+            votes += [[] for _ in given]
+        else:
+            images.append(transformed_copies(given, network.transformations).cpu())
+            votes += [_votes(rows) for rows in voting.float().softmax(2).cpu()]
+    return Copies(torch.cat(images), votes)
+
+
+def _mistake(place: int, answer: Tensor, labels: Tensor) -> Mistake:
+    values, classes = answer.topk(min(SHOWN_CLASSES, len(answer)))
+    top = [
+        Vote(label, value) for label, value in zip(classes.tolist(), values.tolist(), strict=True)
+    ]
+    return Mistake(place, int(labels[place]), tuple(top))
+
+
+def _votes(rows: Tensor) -> list[Vote]:
+    """rows: (M, N) probabilities."""
+    confidence, label = rows.max(1)
+    pairs = zip(label.tolist(), confidence.tolist(), strict=True)
+    return [Vote(one, sure) for one, sure in pairs]
