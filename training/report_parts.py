@@ -11,6 +11,7 @@ from torch import Tensor
 from serving.images import encode_png
 
 NO_BREAK, NARROW_SPACE = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"
+SHORT_NAME = 4  # letters that stand side by side above a column
 TINY_PX = 64  # pictures up to this side are enlarged without smoothing
 
 
@@ -51,7 +52,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "
 def heat_map(counts: Sequence[Sequence[int]], classes: Sequence[str], caption: str) -> str:
     """A confusion matrix, rows the truth, coloured by the share of the row that a cell holds."""
     names = [escape(name) for name in classes]
-    head = "".join(f'<th scope="col" title="{name}">{name}</th>' for name in names)
+    upright = ' class="upright"' if max(map(len, classes)) > SHORT_NAME else ""
+    head = "".join(f'<th scope="col" title="{name}"><span>{name}</span></th>' for name in names)
     rows = []
     for truth, row in enumerate(counts):
         total = max(1, sum(row))
@@ -59,7 +61,7 @@ def heat_map(counts: Sequence[Sequence[int]], classes: Sequence[str], caption: s
         rows.append(f'<tr><th scope="row" title="{names[truth]}">{names[truth]}</th>{cells}</tr>')
     body = "\n".join(rows)
     return _scrolling(
-        f'<table class="heat">{_caption(caption)}<thead><tr><td class="none"></td>{head}</tr></thead>'
+        f'<table class="heat">{_caption(caption)}<thead{upright}><tr><td class="none"></td>{head}</tr></thead>'
         f"\n<tbody>\n{body}\n</tbody></table>",
         caption,
     )

@@ -22,6 +22,7 @@ from training.loop import train
 from training.report import report
 from training.report_parts import heat_map, picture
 
+CHROMIUM = Path("/usr/bin/chromium")
 VOID = {"meta", "link", "img", "br"}
 HOSTILE = '<b>&"'
 
@@ -262,3 +263,27 @@ def test_history_of_a_real_run_is_drawn(runs: dict[str, Run], tmp_path: Path):
         row: dict[str, Any] = next(csv.DictReader(file))
     source = report(ReportConfig(runs["sla-sd"].folder, out=tmp_path / "page.html")).read_text()
     assert f"at the end distilled {100 * float(row['val_distilled_top1']):.2f}" in source
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}")
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (360, "dark")])
+def test_page_in_a_browser_is_quiet_and_fits(
+    runs: dict[str, Run], tmp_path: Path, width: int, scheme: Any
+):
+    path = report(ReportConfig(runs["sla-sd"].folder, out=tmp_path / "page.html"))
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        requested: list[str] = []
+        complaints: list[str] = []
+        page.on("request", lambda request: requested.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for chart in page.locator("svg").all():
+            assert chart.bounding_box()["height"] > 100
+        browser.close()
+    assert complaints == []
+    assert [url for url in requested if not url.startswith("data:")] == [path.as_uri()]
