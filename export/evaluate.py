@@ -32,6 +32,7 @@ from training.progress import Progress, Stopwatch
 from training.splits import Split
 
 SPLITS = ("train", "val", "test")
+MOST_NAMED = 5  # classes in a message
 
 Read = Callable[["Subject", DataConfig, torch.device], tuple[Split, Batches]]
 
@@ -107,6 +108,8 @@ def _open(path: Path) -> Subject:
         raise ExportError(f"{path} does not exist; give a run folder or a bundle")
     if (path / contract.MANIFEST).is_file():
         bundle = contract.read(path)
+        if "config" not in bundle.manifest.provenance:
+            raise ExportError(f"{path} does not say how it was trained; export the bundle again")
         config = from_dict(bundle.manifest.provenance["config"])
         image = ImageSpec(**bundle.manifest.image)
         return Subject(path, bundle, config, bundle.manifest.classes, image)
@@ -235,4 +238,5 @@ def _class_table(modes: dict[str, Any]) -> list[str]:
 
 def _some(classes: Sequence[str]) -> str:
     """The classes, or the first of many, for a message."""
-    return str(list(classes)) if len(classes) <= 10 else f"{list(classes[:10])} … ({len(classes)})"
+    named = ", ".join(repr(name) for name in classes[:MOST_NAMED])
+    return f"[{named}]" if len(classes) <= MOST_NAMED else f"[{named}, …] ({len(classes)})"

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from serving.bundle import MANIFEST, Manifest, Mode, Tensor, encode
 from tests.pictures import RED, plain
+from training.config import TrainConfig, to_dict
 
 CLASSES = ("red", "green", "blue")
 SIZE = 32
@@ -55,7 +56,7 @@ def _manifest(modes: dict[str, Mode], samples: dict[str, str]) -> Manifest:
         modes=modes,
         default_mode="distilled",
         parity={"max_abs_diff": 0.0, "tolerance": 1e-4},
-        provenance={"data": "made up"},
+        provenance={"data": "made up", "config": to_dict(TrainConfig())},
         samples=samples,
     )
 

@@ -1,6 +1,8 @@
+import dataclasses
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from export.config import EvaluateConfig
 from export.errors import ExportError
 from export.evaluate import run as evaluate
+from serving import bundle as contract
 from tests.runs import write_npz
 from training import checkpoint
 from training.checkpoint import Run
@@ -95,6 +98,15 @@ def test_a_class_without_images_has_no_accuracy(
     assert re.search(r"green +0 +no images", printed)
     assert "top-1" in printed
     assert "top-5" not in printed
+
+
+def test_a_bundle_that_does_not_say_how_it_was_trained_is_refused(exported: Path, tmp_path: Path):
+    folder = shutil.copytree(exported, tmp_path / "bundle")
+    found = contract.read(folder).manifest
+    silent = dataclasses.replace(found, provenance={})
+    (folder / contract.MANIFEST).write_text(contract.encode(silent), encoding="utf-8")
+    with pytest.raises(ExportError, match="does not say how it was trained"):
+        evaluate(EvaluateConfig((folder,)))
 
 
 def test_no_path_is_asked_for():
