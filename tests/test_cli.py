@@ -60,6 +60,7 @@ def pictures(folder: Path, count: int = 4, size: tuple[int, int] = (16, 16)) -> 
         ("--optim.name", "sgdd", ["sgd", "adamw"]),
         ("--optim.schedule", "linear", ["cosine", "step", "constant"]),
         ("--device", "tpu", ["auto", "cpu", "cuda"]),
+        ("--policy", "augmix", ["randaugment", "autoaugment", "trivialaugment"]),
     ],
 )
 def test_unknown_name_is_answered_with_the_valid_ones(
@@ -81,6 +82,7 @@ def test_unknown_command_is_answered_with_the_valid_ones(refused: Command):
         (["--batch-size", "1"], "--batch-size is 1"),
         (["--optim.lr", "-1"], "must be above 0"),
         (["--temperature", "0"], "must be above 0"),
+        (["--cutout", "nan"], "--cutout is nan"),
         (["--val-fraction", "2"], "--val-fraction is 2"),
         (["--epochs", "many"], "many"),
         (["--no-such-flag"], "no-such-flag"),

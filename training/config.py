@@ -14,6 +14,14 @@ import tyro
 from training.errors import CheckpointError
 
 Device = Literal["auto", "cpu", "cuda"]
+Policy = Literal[
+    "none",
+    "randaugment",
+    "autoaugment",
+    "autoaugment-imagenet",
+    "autoaugment-svhn",
+    "trivialaugment",
+]
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,12 @@ class AugmentConfig:
     """Random crops: padding as a share of the side (0.125 is 4 pixels at 32); 0 for none."""
     flip: Literal["auto", "on", "off"] = "auto"
     """Random mirroring; auto: on, but for digits and letters."""
+    policy: Policy = "none"
+    """After crop and flip, torchvision's randaugment, trivialaugment, or the AutoAugment policy that was found on
+    CIFAR-10 (autoaugment), ImageNet or SVHN. Runs on the processor, image by image."""
+    cutout: float = 0.0
+    """After the policy, a square filled with the training images' mean: its side as a share of the image's (the
+    paper: 0.5 on CIFAR-10, 0.25 on CIFAR-100); 0 for none."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from training.config import DataConfig, TrainConfig
 from training.device import pick_precision
 from training.errors import ConfigError, DataError
 from training.objectives import objective
+from training.policies import find_policy
 from training.progress import Progress, Stopwatch
 from training.provenance import versions
 from training.splits import Dataset
@@ -57,6 +58,7 @@ def check_settings(config: TrainConfig) -> None:
             "be told; leave --flip out"
         )
     default_image_size(config.backbone)
+    find_policy(config.augment.policy)
     optim.learning_rate(0, 1, config.optim)
     image_size, workers = config.data.image_size, config.data.workers
     ranges: dict[str, tuple[float, float, float]] = {
@@ -65,6 +67,7 @@ def check_settings(config: TrainConfig) -> None:
         "--image-size": (8 if image_size is None else image_size, 8, math.inf),
         "--beta": (config.loss.beta, 0, math.inf),
         "--crop-padding": (config.augment.crop_padding, 0, 1),
+        "--cutout": (config.augment.cutout, 0, 1),
         "--optim.weight-decay": (config.optim.weight_decay, 0, math.inf),
         "--optim.momentum": (config.optim.momentum, 0, 1),
         "--optim.warmup": (config.optim.warmup, 0, 1),

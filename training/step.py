@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training import checkpoint, optim
-from training.augment import crop_and_flip
+from training.augment import crop_and_flip, cut_out
 from training.batches import step_seed
 from training.checkpoint import Problem
 from training.config import TrainConfig
 from training.device import pick_precision
 from training.network import Network
 from training.objectives import Terms, objective
+from training.policies import vary
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ def train_step(
     generator = torch.Generator().manual_seed(step_seed(config.seed, step, "augment"))
     torch.manual_seed(step_seed(config.seed, step, "network"))  # for dropout and stochastic depth
     images, _ = crop_and_flip(images, generator, padding=problem.crop_padding_px, flip=problem.flip)
+    images, _ = vary(images, generator, policy=config.augment.policy)
+    hidden_px = round(config.augment.cutout * min(images.shape[1:3]))
+    images, _ = cut_out(images, generator, size_px=hidden_px, fill=problem.mean)
     targets = F.one_hot(labels, len(problem.classes)).float()
     logits = learner.module(images)
     terms = Terms(config.loss.beta, config.loss.temperature, config.loss.large_loss)

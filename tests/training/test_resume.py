@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.training.data_sets import pixels, write_npz
 from tests.training.runs import STEPS, assert_same_run, interrupt_after, settings
 from training import checkpoint, loop
-from training.config import OptimConfig, TrainConfig
+from training.config import AugmentConfig, OptimConfig, TrainConfig
 from training.errors import CheckpointError, ConfigError, DataError
 from training.loop import train
 
@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adamw": {"optim": OptimConfig(name="adamw", lr=0.003)},
     "bf16": {"precision": "bf16"},
     "baseline": {"objective": "baseline"},
+    "policy": {"augment": AugmentConfig(policy="randaugment", cutout=0.5)},
 }
 
 
