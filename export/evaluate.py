@@ -106,7 +106,8 @@ def _split(
     """
     chosen: dict[str, Any] = {}
     if settings.data is not None:
-        chosen["data"] = settings.data
+        # other data: what the run trained on was thinned out, this is not
+        chosen |= {"data": settings.data, "train_images": None, "imbalance": 1.0}
     if settings.data_dir is not None:
         chosen["data_dir"] = settings.data_dir
     config = dataclasses.replace(trained_on, **chosen)

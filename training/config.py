@@ -47,6 +47,11 @@ class DataConfig:
     """Share of the training images held out for validation where there is no validation split."""
     test_fraction: float = 0.2
     """Share of all images held out for the test where there is no test split."""
+    train_images: int | None = None
+    """Train on this many images only, drawn class by class in proportion (by --split-seed). Default: all."""
+    imbalance: float = 1.0
+    """Thin the classes out to a long tail (Cao et al. 2019): the first class, in the order of the labels, keeps so
+    many times as many training images as the last; after --train-images. Validation and test stay as they are."""
     skip_unreadable: bool = False
     """Leave files out that cannot be read, instead of stopping."""
     workers: int | None = None

@@ -22,6 +22,7 @@ from training.progress import Progress, Stopwatch
 from training.provenance import versions
 from training.splits import Dataset
 from training.statistics import channel_statistics, check_colours, evenly_spaced
+from training.subsets import class_counts, describe
 from training.transformations import check_image_size, transformation_set
 
 KEPT_IMAGES = 64  # validation images that stay with a run
@@ -61,6 +62,7 @@ def check_settings(config: TrainConfig) -> None:
     find_policy(config.augment.policy)
     optim.learning_rate(0, 1, config.optim)
     image_size, workers = config.data.image_size, config.data.workers
+    train_images = config.data.train_images
     ranges: dict[str, tuple[float, float, float]] = {
         "--epochs": (config.epochs, 1, math.inf),
         "--batch-size": (config.batch_size, 2, math.inf),
@@ -73,6 +75,8 @@ def check_settings(config: TrainConfig) -> None:
         "--optim.warmup": (config.optim.warmup, 0, 1),
         "--seed": (config.seed, 0, 2**63 - 1),  # what torch takes
         "--split-seed": (config.data.split_seed, 0, math.inf),
+        "--train-images": (1 if train_images is None else train_images, 1, math.inf),
+        "--imbalance": (config.data.imbalance, 1, 1e9),
         "--workers": (0 if workers is None else workers, 0, math.inf),
         "--resident-gib": (config.data.resident_gib, 0, math.inf),
     }
@@ -245,6 +249,9 @@ def read_splits(
         f"{dataset.name}: {len(train):,} images to train on, {len(val):,} to validate, {len(test):,} to test, "
         f"{len(dataset.classes)} classes, {spec.height} x {spec.width} pixels (read in {watch.seconds:.1f} s)"
     )
+    if config.train_images is not None or config.imbalance > 1:
+        counts = class_counts(train.labels.cpu().numpy(), len(dataset.classes))
+        progress.say(describe(counts, dataset.classes))
     return Prepared(train, val, test)
 
 
