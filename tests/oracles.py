@@ -26,6 +26,19 @@ def cross_entropy(single: Tensor, labels: Tensor) -> float:
     return sum(losses) / len(losses)
 
 
+def soft_cross_entropy(
+    logits: Tensor, targets: Tensor, weights: list[float], margins: list[float]
+) -> float:
+    """-Σ_bi w_i t_bi log σ(s_b - Δ ∘ t_b)_i / Σ_bi w_i t_bi. logits, targets: (B, N)."""
+    loss = total = 0.0
+    for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        lowered = [s - d * t for s, d, t in zip(row, margins, target, strict=True)]
+        for w, t, p in zip(weights, target, log_softmax(lowered), strict=True):
+            loss -= w * t * p
+            total += w * t
+    return loss / total
+
+
 def joint_cross_entropy(joint: Tensor, labels: Tensor) -> float:
     """(1/M) Σ_j CE(ρ(z_j; w), (y, j)), mean over the batch. joint: (B, M, N, M), labels: (B,)."""
     losses = []
@@ -66,15 +79,19 @@ def conditional(joint: Tensor, transformation: int = 0) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def distillation(student: Tensor, teacher: Tensor, temperature: float) -> float:
+    """T² KL(σ(teacher / T) ‖ σ(student / T)), mean over the batch. student, teacher: (B, N) logits."""
+    divergences = []
+    for row, target in zip(student.tolist(), teacher.tolist(), strict=True):
+        right = log_softmax([value / temperature for value in target])
+        answer = log_softmax([value / temperature for value in row])
+        divergences.append(sum(math.exp(p) * (p - q) for p, q in zip(right, answer, strict=True)))
+    return temperature**2 * sum(divergences) / len(divergences)
+
+
 def self_distillation(single: Tensor, joint: Tensor, temperature: float) -> float:
     """T² KL(P_agg ‖ σ(z; u)) at temperature T, mean over the batch. single: (B, N), joint: (B, M, N, M)."""
-    divergences = []
-    for row, copies in zip(single.tolist(), joint.tolist(), strict=True):
-        teacher = log_softmax([value / temperature for value in _aggregated(copies)])
-        student = log_softmax([value / temperature for value in row])
-        pairs = zip(teacher, student, strict=True)
-        divergences.append(sum(math.exp(p) * (p - q) for p, q in pairs))
-    return temperature**2 * sum(divergences) / len(divergences)
+    return distillation(single, aggregated(joint), temperature)
 
 
 def sla_sd(

@@ -3,7 +3,9 @@
     RUN/config.json                the settings (config.py)
     RUN/problem.json               what the data decided: classes, image size, channel statistics, versions
     RUN/validation.safetensors     64 validation images, so that export can verify without the data
+    RUN/teacher/                   a copy of the run that this one learns from, less its last checkpoint
     RUN/best/, RUN/last/           weights.safetensors and state.json; last/ also optimizer.safetensors
+                                   and, where weights are averaged, average.safetensors
     RUN/result.json                the test metrics: there only when the run is complete
     RUN/resume.txt                 the command to go on with
     SHA256SUMS                     in the run over its first three files, in a checkpoint over all of it
@@ -36,6 +38,7 @@ from training.objectives import objective
 from training.transformations import transformation_set
 
 SUMS = "SHA256SUMS"
+TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,16 @@ class Run:
 
 
 def create_run(
-    folder: Path, config: TrainConfig, problem: Problem, images: Tensor, labels: Tensor
+    folder: Path,
+    config: TrainConfig,
+    problem: Problem,
+    images: Tensor,
+    labels: Tensor,
+    teacher: Run | None = None,
 ) -> Run:
     """A new run folder with its settings, some validation images and the command to go on with.
 
-    images: (n, H, W, 3) uint8, labels: (n,) int64.
+    images: (n, H, W, 3) uint8, labels: (n,) int64. teacher: the run that it learns from, which is copied.
 
     Raises:
         CheckpointError: the folder is there already and is not empty, or cannot be made.
@@ -91,6 +99,9 @@ def create_run(
         raise CheckpointError(
             f"cannot make the run folder {folder} ({error.strerror}); give another --out"
         ) from None
+    if teacher is not None:
+        ignored = shutil.ignore_patterns("last", "tensorboard", TEACHER)
+        shutil.copytree(teacher.folder, folder / TEACHER, ignore=ignored)
     write_json(folder / "problem.json", dataclasses.asdict(problem))
     save_file(
         {"images": images.contiguous().cpu(), "labels": labels.cpu()},
@@ -266,7 +277,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_sums(folder: Path) -> None:
-    sums = [f"{_sha256(path)}  {path.name}" for path in sorted(folder.iterdir())]
+    sums = [f"{_sha256(path)}  {path.name}" for path in sorted(folder.iterdir()) if path.is_file()]
     (folder / SUMS).write_text("\n".join(sums) + "\n")
 
 

@@ -92,6 +92,12 @@ class AugmentConfig:
     cutout: float = 0.0
     """After the policy, a square filled with the training images' mean: its side as a share of the image's (the
     paper: 0.5 on CIFAR-10, 0.25 on CIFAR-100); 0 for none."""
+    mixup: float = 0.0
+    """Blend pairs of images: α of the Beta distribution that the share is drawn from (0.2 to 1); 0 for none."""
+    cutmix: float = 0.0
+    """Paste a box of another image into an image: α of the Beta distribution of its area (1 is usual); 0 for none."""
+    mix_probability: float = 1.0
+    """Share of the images that --mixup and --cutmix are applied to."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +105,13 @@ class LossConfig:
     """The weights and the form of the objective's terms."""
 
     beta: float = 1.0
-    """sla-sd: weight of the class head's own cross-entropy (the paper's β)."""
+    """sla-sd, distill: weight of the class head's own cross-entropy (the paper's β)."""
     temperature: float = 1.0
-    """sla-sd: of the distillation (the paper's T)."""
+    """sla-sd, distill: of the distillation (the paper's T)."""
     large_loss: bool = False
     """Sum the losses of the M copies instead of averaging them (the released code's choice for large data sets)."""
+    label_smoothing: float = 0.0
+    """Share of every target that is spread evenly over the classes, within a copy's own transformation."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +125,22 @@ class TrainConfig:
     objective: str = "sla-sd"
     """baseline: cross-entropy. da: every transformed copy under its image's label. mt: the class of every
     copy, and which transformation it is under. sla: joint labels of both. sla-sd: joint labels, folded into
-    one pass."""
+    one pass. distill: one pass learns what a finished run says with all of its passes (--teacher RUN)."""
     transformations: str = "rotation"
     """The M transformations of da, mt, sla and sla-sd: rotation (M = 4), rotation2 (2), color3 (3), color6 (6),
     flip (2), or a product such as rotation*color3 (12)."""
+    teacher: str | None = None
+    """distill, sla-sd: the run whose aggregated answer is folded into one pass. sla-sd takes its own answer where
+    none is given, and with "ema" that of its averaged weights."""
     backbone: str = "resnet20"
     """resnet8, resnet20, resnet32, resnet56, wrn-16-2, wrn-40-2, or timm/<any name of timm's>."""
     epochs: int = 60
     """Passes over the training images."""
     batch_size: int = 128
     """Images a step; sla-sd runs M times as many copies."""
+    ema: float | None = None
+    """Decay a step of a running average of the weights (0.99 to 0.9999), which is what validation, test and export
+    then see; early steps count for less. Default: none."""
     seed: int = 0
     """Of the initial weights, the order and the augmentation."""
     device: Device = "auto"

@@ -102,7 +102,7 @@ def train(config: TrainConfig) -> Run:
 
 def _set_up(run: Run, prepared: Prepared, device: torch.device, progress: Progress) -> Trainer:
     config = run.config
-    learner = set_up(config, run.problem, device)
+    learner = set_up(run, device)
     network = learner.network
     count = sum(parameter.numel() for parameter in network.parameters())
     transforms = objective(config.objective).transforms
@@ -178,7 +178,7 @@ def _close_epoch(trainer: Trainer, position: Position, epoch: int, rate: float) 
             "val": {mode: dataclasses.asdict(m) for mode, m in metrics.items()},
         }
         checkpoint.write(
-            trainer.run.folder / "best", state, weights=trainer.learner.network.state_dict()
+            trainer.run.folder / "best", state, weights=trainer.learner.shown.state_dict()
         )
     loss = position.epoch_loss / trainer.steps_per_epoch
     position.epoch_loss = 0.0
@@ -194,18 +194,21 @@ def _close_epoch(trainer: Trainer, position: Position, epoch: int, rate: float) 
 
 
 def _evaluate(trainer: Trainer, split: Batches) -> dict[str, Metrics]:
-    network = trainer.learner.network
+    network = trainer.learner.shown
     at_once = images_at_once(trainer.run.problem.image, len(network.transformations))
     return evaluate(network, split, trainer.modes, batch_size=at_once)
 
 
 def _save_last(trainer: Trainer, position: Position) -> None:
-    checkpoint.write(
-        trainer.run.folder / "last",
-        dataclasses.asdict(position) | {"best_nll": min(position.best_nll, 1e300)},
-        weights=trainer.learner.network.state_dict(),
-        optimizer=checkpoint.optimizer_tensors(trainer.learner.optimizer),
-    )
+    learner = trainer.learner
+    tensors = {
+        "weights": learner.network.state_dict(),
+        "optimizer": checkpoint.optimizer_tensors(learner.optimizer),
+    }
+    if learner.average is not None:
+        tensors["average"] = learner.average.module.state_dict()
+    state = dataclasses.asdict(position) | {"best_nll": min(position.best_nll, 1e300)}
+    checkpoint.write(trainer.run.folder / "last", state, **tensors)
 
 
 def _restore(trainer: Trainer) -> Position:
@@ -215,8 +218,11 @@ def _restore(trainer: Trainer) -> Position:
         return Position()  # interrupted before the first checkpoint
     weights, state = checkpoint.read(folder, "weights")
     tensors, _ = checkpoint.read(folder, "optimizer")
-    trainer.learner.network.load_state_dict(weights)
-    checkpoint.restore_optimizer(trainer.learner.optimizer, tensors)
+    learner = trainer.learner
+    learner.network.load_state_dict(weights)
+    checkpoint.restore_optimizer(learner.optimizer, tensors)
+    if learner.average is not None:
+        learner.average.module.load_state_dict(checkpoint.read(folder, "average")[0])
     position = Position(**state)
     trainer.history.truncate(position.step // trainer.steps_per_epoch)
     trainer.progress.say(f"going on from step {position.step}")
@@ -227,7 +233,7 @@ def _finish(trainer: Trainer, position: Position, device: torch.device) -> None:
     """The test split, seen once, by the weights that validation chose."""
     run, config = trainer.run, trainer.config
     best, state = checkpoint.read(run.folder / "best", "weights")
-    trainer.learner.network.load_state_dict(best)
+    trainer.learner.shown.load_state_dict(best)
     test = _evaluate(trainer, trainer.prepared.test)
     passes = len(transformation_set(config.transformations))
     described = {

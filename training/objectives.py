@@ -7,8 +7,9 @@ mixed or labels smoothed. Every loss is a mean over the batch and, unless sum_co
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -63,6 +64,14 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, terms: Terms = PLAIN) -> T
     if terms.weights is not None:
         targets = _per_label(terms.weights, logits) * targets
     return -(targets * logits.log_softmax(-1)).sum() / targets.sum()
+
+
+def smoothed(targets: Tensor, share: float) -> Tensor:
+    """Targets of which a share in [0, 1) is spread evenly over the classes (Szegedy et al. 2016, section 7).
+
+    targets: (B, N). Returns (B, N). Of a joint label only the class is smoothed: the transformation is certain.
+    """
+    return targets.lerp(torch.full_like(targets, 1 / targets.shape[1]), share)
 
 
 def baseline_loss(single: Tensor, targets: Tensor, *, terms: Terms = PLAIN) -> Tensor:
@@ -145,6 +154,7 @@ class Objective:
     """An objective by name: the modes it can answer in (the first is the default), its loss, the heads it trains.
 
     class_on_copies: the class head is asked about every copy, not only about the image as it is.
+    teacher: whether it can learn from another network's answer (`Logits.teacher`), or has to.
     """
 
     modes: tuple[str, ...]
@@ -153,6 +163,7 @@ class Objective:
     class_on_copies: bool = False
     joint_head: bool = False
     transformation_head: bool = False
+    teacher: Literal["none", "optional", "required"] = "none"
 
     @property
     def transforms(self) -> bool:
@@ -187,6 +198,12 @@ def _sla_sd(logits: Logits, targets: Tensor, terms: Terms) -> Tensor:
     return sla_sd_loss(logits.single, logits.joint, targets, terms=terms, teacher=logits.teacher)
 
 
+def _distill(logits: Logits, targets: Tensor, terms: Terms) -> Tensor:
+    assert logits.single is not None
+    assert logits.teacher is not None
+    return distill_loss(logits.single, logits.teacher, targets, terms=terms)
+
+
 def _per_label(values: Tensor, logits: Tensor) -> Tensor:
     """(N,) values of the classes as those of the last axis of logits: class y's own at y, or at every y * M + j."""
     return values.repeat_interleave(logits.shape[-1] // len(values))
@@ -198,7 +215,10 @@ OBJECTIVES = {
     "mt": Objective(("plain",), _mt, class_on_copies=True, transformation_head=True),
     # a single pass chooses the checkpoint, as in the released code, also where the aggregated one is reported
     "sla": Objective(("single", "aggregated"), _sla, class_head=False, joint_head=True),
-    "sla-sd": Objective(("distilled", "single", "aggregated"), _sla_sd, joint_head=True),
+    "sla-sd": Objective(
+        ("distilled", "single", "aggregated"), _sla_sd, joint_head=True, teacher="optional"
+    ),
+    "distill": Objective(("distilled",), _distill, teacher="required"),
 }
 
 

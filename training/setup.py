@@ -23,6 +23,7 @@ from training.provenance import versions
 from training.splits import Dataset
 from training.statistics import channel_statistics, check_colours, evenly_spaced
 from training.subsets import class_counts, describe
+from training.teacher import AVERAGE, check_problem, open_teacher
 from training.transformations import check_image_size, transformation_set
 
 KEPT_IMAGES = 64  # validation images that stay with a run
@@ -53,6 +54,7 @@ def check_settings(config: TrainConfig) -> None:
     """
     objective(config.objective)
     transformation_set(config.transformations)
+    check_teacher(config)
     if config.augment.flip == "on" and mirrors(config):
         raise ConfigError(
             "--flip on with flip among the transformations: the joint label of a mirrored image could not "
@@ -68,8 +70,13 @@ def check_settings(config: TrainConfig) -> None:
         "--batch-size": (config.batch_size, 2, math.inf),
         "--image-size": (8 if image_size is None else image_size, 8, math.inf),
         "--beta": (config.loss.beta, 0, math.inf),
+        "--label-smoothing": (config.loss.label_smoothing, 0, 0.99),
         "--crop-padding": (config.augment.crop_padding, 0, 1),
         "--cutout": (config.augment.cutout, 0, 1),
+        "--mixup": (config.augment.mixup, 0, math.inf),
+        "--cutmix": (config.augment.cutmix, 0, math.inf),
+        "--mix-probability": (config.augment.mix_probability, 0, 1),
+        "--ema": (0.0 if config.ema is None else config.ema, 0, 0.999999),
         "--optim.weight-decay": (config.optim.weight_decay, 0, math.inf),
         "--optim.momentum": (config.optim.momentum, 0, 1),
         "--optim.warmup": (config.optim.warmup, 0, 1),
@@ -98,6 +105,27 @@ def check_settings(config: TrainConfig) -> None:
             raise ConfigError(f"{flag} is {share}; it must lie between 0 and 1")
 
 
+def check_teacher(config: TrainConfig) -> None:
+    """Refuse a teacher that an objective does not learn from, or the lack of one that it needs.
+
+    Raises:
+        ConfigError: --teacher, --objective and --ema do not fit together.
+    """
+    needs = objective(config.objective).teacher
+    if needs == "none" and config.teacher is not None:
+        raise ConfigError(
+            f"--teacher is for --objective distill and sla-sd; {config.objective} learns from no other network"
+        )
+    if needs == "required" and config.teacher in (None, AVERAGE):
+        raise ConfigError(
+            f"--objective {config.objective} needs --teacher RUN, a finished run whose answers it learns"
+        )
+    if config.teacher == AVERAGE and config.ema is None:
+        raise ConfigError(
+            "--teacher ema needs --ema DECAY, the average that teaches (0.99 to 0.9999)"
+        )
+
+
 def start_run(
     config: TrainConfig, device: torch.device, progress: Progress
 ) -> tuple[Run, Prepared]:
@@ -108,8 +136,12 @@ def start_run(
     """
     folder = (config.out or default_folder(config)).expanduser()
     checkpoint.check_new(folder)
+    learns_from = config.teacher if config.teacher != AVERAGE else None
+    teacher = open_teacher(Path(learns_from).expanduser(), config) if learns_from else None
     dataset = data.load(config.data)
     spec = image_spec(config.data, config.backbone, dataset)
+    if teacher is not None:
+        check_problem(teacher, dataset.classes, spec)
     transforms = objective(config.objective).transforms  # a baseline looks at no transformation
     transformations = transformation_set(config.transformations) if transforms else ()
     check_image_size(transformations, spec.height, spec.width)
@@ -134,7 +166,7 @@ def start_run(
         "bf16" if pick_precision(config.precision, device) == "bf16-mixed" else "fp32"
     )
     config = dataclasses.replace(config, data=absolute_paths(config.data), precision=precision)
-    return checkpoint.create_run(folder, config, problem, images, labels), prepared
+    return checkpoint.create_run(folder, config, problem, images, labels, teacher), prepared
 
 
 def open_to_continue(config: TrainConfig, folder: Path) -> Run:

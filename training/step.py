@@ -5,6 +5,7 @@ learning rate is a function of the step.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,20 +14,21 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
-from training import checkpoint, optim
+from training import checkpoint, mixing, optim
 from training.augment import crop_and_flip, cut_out
 from training.batches import step_seed
-from training.checkpoint import Problem
-from training.config import TrainConfig
+from training.checkpoint import Problem, Run
+from training.config import AugmentConfig, TrainConfig
 from training.device import pick_precision
 from training.network import Network
-from training.objectives import Terms, objective
+from training.objectives import Terms, objective, smoothed
 from training.policies import vary
+from training.teacher import AVERAGE, Teacher, load_teacher
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What every step needs. module is the network as Fabric has set it up."""
+    """What every step needs. module is the network as Fabric has set it up; average that of its weights over time."""
 
     config: TrainConfig
     problem: Problem
@@ -34,15 +36,28 @@ class Learner:
     network: Network
     module: Any
     optimizer: Any
+    average: Any = None
+    teacher: Callable[[Tensor], Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
         return self.fabric.device
 
+    @property
+    def shown(self) -> Network:
+        """The network that is judged and kept: with averaged weights, where they are averaged."""
+        network: Network = self.network if self.average is None else self.average.module
+        return network
 
-def set_up(config: TrainConfig, problem: Problem, device: torch.device) -> Learner:
-    """A freshly initialised network and its optimiser, on the device."""
+
+def set_up(run: Run, device: torch.device) -> Learner:
+    """A freshly initialised network, its optimiser and its teacher, on the device.
+
+    Raises:
+        CheckpointError: the copy of the teacher in the run is missing or altered.
+    """
+    config, problem = run.config, run.problem
     # Lightning says on stderr in which precision it computes; the loop says it beside the device
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
@@ -53,7 +68,21 @@ def set_up(config: TrainConfig, problem: Problem, device: torch.device) -> Learn
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     module, optimizer = fabric.setup(network, optim.build_optimizer(network, config.optim))
-    return Learner(config, problem, fabric, network, module, optimizer)
+    average = None if config.ema is None else averaged(network, config.ema)
+    teacher: Teacher | None = None
+    if config.teacher == AVERAGE and average is not None:
+        teacher = Teacher(average.module, objective(config.objective).modes)
+    elif config.teacher is not None:
+        teacher = load_teacher(run).to(device)
+    return Learner(config, problem, fabric, network, module, optimizer, average, teacher)
+
+
+def averaged(network: Network, decay: float) -> Any:
+    """The running average of a network's weights and statistics; it begins as the network is."""
+    from timm.utils.model_ema import ModelEmaV3
+
+    # from 1 - (1 + step)^(-2/3) on, so that the first steps are soon forgotten
+    return ModelEmaV3(network, decay=decay, use_warmup=True)
 
 
 def train_step(
@@ -63,19 +92,52 @@ def train_step(
 
     images: (B, H, W, 3) uint8, labels: (B,) int64, step in [0, total_steps).
     """
-    config, problem = learner.config, learner.problem
+    config = learner.config
     generator = torch.Generator().manual_seed(step_seed(config.seed, step, "augment"))
     torch.manual_seed(step_seed(config.seed, step, "network"))  # for dropout and stochastic depth
-    images, _ = crop_and_flip(images, generator, padding=problem.crop_padding_px, flip=problem.flip)
-    images, _ = vary(images, generator, policy=config.augment.policy)
-    hidden_px = round(config.augment.cutout * min(images.shape[1:3]))
-    images, _ = cut_out(images, generator, size_px=hidden_px, fill=problem.mean)
-    targets = F.one_hot(labels, len(problem.classes)).float()
+    images, targets = augmented(learner, images, labels, generator)
     logits = learner.module(images)
+    if learner.teacher is not None:
+        with learner.fabric.autocast():
+            logits = logits._replace(teacher=learner.teacher(images))
     terms = Terms(config.loss.beta, config.loss.temperature, config.loss.large_loss)
     loss = objective(config.objective).loss(logits, targets, terms)
     optim.set_learning_rate(learner.optimizer, optim.learning_rate(step, total_steps, config.optim))
     learner.fabric.backward(loss)
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
+    if learner.average is not None:
+        learner.average.update(learner.network, step + 1)
     return loss.detach()
+
+
+def augmented(
+    learner: Learner, images: Tensor, labels: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The images as this step sees them, before their transformed copies are made, and their targets.
+
+    images: (B, H, W, 3) uint8, labels: (B,) int64. Returns the same shape of images, and (B, N) float32.
+    """
+    augment, problem = learner.config.augment, learner.problem
+    images, _ = crop_and_flip(images, generator, padding=problem.crop_padding_px, flip=problem.flip)
+    images, _ = vary(images, generator, policy=augment.policy)
+    hidden_px = round(augment.cutout * min(images.shape[1:3]))
+    images, _ = cut_out(images, generator, size_px=hidden_px, fill=problem.mean)
+    targets = F.one_hot(labels, len(problem.classes)).float()
+    targets = smoothed(targets, learner.config.loss.label_smoothing)
+    if not mixes(augment):
+        return images, targets
+    drawn = mixing.draw(
+        len(images),
+        (images.shape[1], images.shape[2]),
+        generator,
+        mixup=augment.mixup,
+        cutmix=augment.cutmix,
+        probability=augment.mix_probability,
+    )
+    return mixing.mix(images, targets, drawn)
+
+
+def mixes(augment: AugmentConfig) -> bool:
+    """Whether images are mixed with one another."""
+    return augment.mixup > 0 or augment.cutmix > 0

@@ -14,12 +14,15 @@ from training.objectives import (
     Logits,
     Terms,
     baseline_loss,
+    cross_entropy,
     da_loss,
+    distill_loss,
     distillation_loss,
     mt_loss,
     objective,
     sla_loss,
     sla_sd_loss,
+    smoothed,
 )
 
 SIZES = [(5, 4, 3), (1, 4, 3), (5, 1, 3), (1, 1, 2), (7, 2, 10)]  # B, M, N
@@ -201,7 +204,9 @@ def test_objective_by_name_calls_its_loss_with_its_settings():
 
 
 def test_unknown_objective_lists_the_valid_ones():
-    with pytest.raises(ConfigError, match=r"'slasd'.*'baseline', 'da', 'mt', 'sla', 'sla-sd'"):
+    with pytest.raises(
+        ConfigError, match=r"'slasd'.*'baseline', 'da', 'distill', 'mt', 'sla', 'sla-sd'"
+    ):
         objective("slasd")
 
 
@@ -281,3 +286,72 @@ def test_large_loss_of_sla_sd_sums_the_joint_term_alone():
     mean = sla_sd_loss(single, joint, targets)
     summed = sla_sd_loss(single, joint, targets, terms=Terms(sum_copies=True))
     torch.testing.assert_close(summed - mean, 3 * sla_loss(joint, targets))
+
+
+def soft(b: int, n: int) -> Tensor:
+    """Random targets (B, N) that sum to 1."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.rand(b, n, dtype=torch.float64, generator=generator).softmax(1)
+
+
+@pytest.mark.parametrize(("b", "m", "n"), SIZES)
+def test_cross_entropy_of_soft_targets_weights_and_margins_matches_the_loop(b: int, m: int, n: int):
+    single, _, _ = batch(b, m, n)
+    weights, margins = torch.rand(2, n, dtype=torch.float64) + 0.1
+    found = cross_entropy(single, soft(b, n), terms=Terms(weights=weights, margins=margins))
+    expected = oracles.soft_cross_entropy(single, soft(b, n), weights.tolist(), margins.tolist())
+    assert found.item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("b", "m", "n"), SIZES)
+def test_joint_labels_take_the_weight_and_the_margin_of_their_class(b: int, m: int, n: int):
+    _, joint, _ = batch(b, m, n)
+    weights, margins = torch.rand(2, n, dtype=torch.float64) + 0.1
+    found = sla_loss(joint, soft(b, n), terms=Terms(weights=weights, margins=margins))
+    tables = torch.zeros(b, m, n, m, dtype=torch.float64)
+    for j in range(m):
+        tables[:, j, :, j] = soft(b, n)
+    spread = [
+        [value for value in values.tolist() for _ in range(m)] for values in (weights, margins)
+    ]
+    expected = oracles.soft_cross_entropy(
+        joint.reshape(b * m, n * m), tables.reshape(b * m, n * m), *spread
+    )
+    assert found.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_loss_of_a_mixed_target_is_the_mixture_of_the_losses():
+    single, joint, labels = batch(5, 4, 3)
+    one, two = hot(labels, 3), hot((labels + 1) % 3, 3)
+    mixed = 0.3 * one + 0.7 * two
+    for loss, logits in ((baseline_loss, single), (sla_loss, joint)):
+        expected = 0.3 * loss(logits, one) + 0.7 * loss(logits, two)
+        torch.testing.assert_close(loss(logits, mixed), expected, atol=1e-12, rtol=0)
+
+
+def test_smoothing_spreads_its_share_over_all_classes():
+    found = smoothed(torch.tensor([[0.0, 1.0, 0.0, 0.0]]), 0.2)
+    torch.testing.assert_close(found, torch.tensor([[0.05, 0.85, 0.05, 0.05]]))
+    assert torch.equal(smoothed(torch.eye(3), 0.0), torch.eye(3))
+
+
+@pytest.mark.parametrize(("b", "m", "n"), SIZES)
+def test_distill_loss_matches_the_loop(b: int, m: int, n: int):
+    single, joint, labels = batch(b, m, n)
+    teacher = aggregate(joint)
+    found = distill_loss(single, teacher, hot(labels, n), terms=Terms(beta=0.3, temperature=2.0))
+    expected = oracles.distillation(single, teacher, 2.0) + 0.3 * oracles.cross_entropy(
+        single, labels
+    )
+    assert found.item() == pytest.approx(expected, abs=1e-11)
+
+
+@pytest.mark.parametrize("name", ["sla-sd", "distill"])
+def test_objectives_with_a_teacher_listen_to_it_and_send_it_no_gradient(name: str):
+    single, joint, labels = batch(5, 4, 3)
+    teacher = (2 * single).roll(1, 0).requires_grad_()
+    logits = Logits(single.requires_grad_(), joint, teacher=teacher)
+    objective(name).loss(logits, hot(labels, 3), Terms(beta=0.0)).backward()
+    assert teacher.grad is None
+    expected = (single.softmax(1) - teacher.softmax(1)) / 5
+    torch.testing.assert_close(single.grad, expected.detach(), atol=1e-12, rtol=0)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.training.data_sets import pixels, write_npz
 from tests.training.runs import STEPS, assert_same_run, interrupt_after, settings
 from training import checkpoint, loop
-from training.config import AugmentConfig, OptimConfig, TrainConfig
+from training.config import AugmentConfig, LossConfig, OptimConfig, TrainConfig
 from training.errors import CheckpointError, ConfigError, DataError
 from training.loop import train
 
@@ -43,6 +43,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "baseline": {"objective": "baseline"},
     "policy": {"augment": AugmentConfig(policy="randaugment", cutout=0.5)},
+    "averaged, mixed and smoothed": {
+        "ema": 0.9,
+        "teacher": "ema",
+        "augment": AugmentConfig(mixup=0.3, cutmix=1.0, mix_probability=0.7),
+        "loss": LossConfig(label_smoothing=0.1),
+    },
 }
 
 

@@ -1,0 +1,178 @@
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.data_sets import write_npz
+from tests.training.runs import assert_same_run, interrupt_after, settings
+from training import checkpoint
+from training.checkpoint import Run
+from training.config import AugmentConfig, DataConfig, LossConfig, TrainConfig
+from training.errors import CheckpointError, ConfigError
+from training.joint import aggregate
+from training.loop import train
+from training.setup import check_settings
+from training.step import set_up, train_step
+from training.teacher import Teacher, load_teacher
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run with joint labels, whose data lies beside it."""
+    return train(settings(tmp_path_factory.mktemp("taught"), objective="sla", epochs=1))
+
+
+def student(taught: Run, folder: Path, **changes: Any) -> TrainConfig:
+    config = settings(taught.folder.parent, out=folder / "student", objective="distill")
+    return dataclasses.replace(config, teacher=str(taught.folder), **changes)
+
+
+def images(count: int = 4) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 8, 8, 3), generator=generator).to(torch.uint8)
+
+
+def test_teacher_answers_in_its_aggregated_mode(taught: Run):
+    network = checkpoint.load_network(taught)
+    teacher = Teacher(network, ("single", "aggregated"))
+    with torch.no_grad():
+        expected = aggregate(network(images()).joint)
+    assert torch.equal(teacher(images()), expected)
+
+
+def test_teacher_is_never_trained(taught: Run):
+    teacher = Teacher(checkpoint.load_network(taught), ("single", "aggregated"))
+    assert not teacher(images()).requires_grad
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert not teacher.network.training
+
+
+def test_run_keeps_its_teacher_and_needs_the_original_no_more(taught: Run, tmp_path: Path):
+    original = tmp_path / "original"
+    shutil.copytree(taught.folder, original)
+    moved = dataclasses.replace(taught, folder=original)
+    config = dataclasses.replace(student(taught, tmp_path), teacher=str(moved.folder))
+    run = train(config)
+    shutil.rmtree(original)
+    kept = load_teacher(run)
+    answer = Teacher(checkpoint.load_network(taught), ("aggregated",))(images())
+    assert torch.equal(kept(images()), answer)
+    assert not (run.folder / "teacher" / "last").exists()
+    assert list(run.result()["test"]) == ["distilled"]
+
+
+def test_teacher_does_not_move_while_its_student_learns(taught: Run, tmp_path: Path):
+    run = train(student(taught, tmp_path))
+    one, two = (
+        (folder / "best" / "weights.safetensors").read_bytes()
+        for folder in (taught.folder, run.folder / "teacher")
+    )
+    assert one == two
+
+
+def test_student_comes_to_say_what_its_teacher_says(taught: Run, tmp_path: Path):
+    augment = AugmentConfig(crop_padding=0.0, flip="off")
+    loss = LossConfig(beta=0.0)
+    run = train(student(taught, tmp_path, epochs=12, augment=augment, loss=loss))
+    rows = (run.folder / "metrics.csv").read_text().splitlines()
+    losses = [float(row.split(",")[rows[0].split(",").index("train_loss")]) for row in rows[1:]]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("objective", ["distill", "sla-sd"])
+def test_interrupted_student_ends_as_an_uninterrupted_one(
+    objective: str, taught: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = student(taught, tmp_path, augment=AugmentConfig(cutmix=1.0, mixup=0.3))
+    config = dataclasses.replace(config, objective=objective, ema=0.9)
+    whole = train(dataclasses.replace(config, out=tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 12)
+        assert not train(config).complete
+    assert train(TrainConfig(resume=tmp_path / "student")).complete
+    assert_same_run(whole.folder, tmp_path / "student")
+
+
+def test_averaged_weights_are_what_a_run_keeps(tmp_path: Path):
+    run = train(settings(tmp_path, ema=0.9, epochs=1))
+    best, _ = checkpoint.read(run.folder / "best", "weights")
+    average, _ = checkpoint.read(run.folder / "last", "average")
+    last, _ = checkpoint.read(run.folder / "last", "weights")
+    assert all(torch.equal(best[key], average[key]) for key in best)
+    assert not torch.equal(best["class_head.weight"], last["class_head.weight"])
+
+
+def test_average_follows_its_definition(tmp_path: Path):
+    """a_1 = w_1, then a_t = d_t a_{t-1} + (1 - d_t) w_t, with d_t = min(decay, 1 - (t)^(-2/3)), t from 2 on."""
+    run = train(settings(tmp_path, epochs=1))
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, ema=0.5))
+    learner = set_up(run, torch.device("cpu"))
+    expected = None
+    for step in range(5):
+        train_step(learner, images(), torch.tensor([0, 1, 0, 1]), step, 5)
+        weight = learner.network.class_head.weight.detach().clone()
+        decay = min(0.5, 1 - (step + 1) ** (-2 / 3))
+        expected = weight if expected is None else decay * expected + (1 - decay) * weight
+        found = learner.shown.class_head.weight
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_averaged_weights_can_teach(tmp_path: Path):
+    run = train(settings(tmp_path, ema=0.9, teacher="ema"))
+    assert run.result()["test"].keys() == {"distilled", "single", "aggregated"}
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "an objective that learns alone": ({"objective": "sla", "teacher": "x"}, "--teacher is for"),
+    "no teacher": ({"objective": "distill"}, "distill needs --teacher RUN"),
+    "an average of a network without copies": (
+        {"objective": "distill", "teacher": "ema", "ema": 0.9},
+        "distill needs --teacher RUN",
+    ),
+    "an average that is not kept": ({"teacher": "ema"}, "--teacher ema needs --ema"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_teacher_that_does_not_fit_the_objective_is_refused(what: str):
+    changes, message = REFUSED[what]
+    with pytest.raises(ConfigError, match=message):
+        check_settings(dataclasses.replace(TrainConfig(), **changes))
+
+
+def test_folder_without_a_run_is_no_teacher(taught: Run, tmp_path: Path):
+    with pytest.raises(CheckpointError, match="is not a run"):
+        train(dataclasses.replace(student(taught, tmp_path), teacher=str(tmp_path)))
+
+
+def test_unfinished_run_is_no_teacher(taught: Run, tmp_path: Path):
+    shutil.copytree(taught.folder, tmp_path / "half")
+    (tmp_path / "half" / "result.json").unlink()
+    config = dataclasses.replace(student(taught, tmp_path), teacher=str(tmp_path / "half"))
+    with pytest.raises(ConfigError, match=r"not complete.*--resume"):
+        train(config)
+
+
+def test_teacher_of_other_classes_is_refused(taught: Run, tmp_path: Path):
+    names = write_npz(tmp_path / "names.npz", classes=["cat", "dog"])
+    config = dataclasses.replace(student(taught, tmp_path), data=DataConfig(data=f"npz:{names}"))
+    with pytest.raises(ConfigError, match=r"knows 2 classes .* the data has 2 \['cat', 'dog'\]"):
+        train(config)
+
+
+def test_teacher_of_another_image_size_is_refused(taught: Run, tmp_path: Path):
+    config = student(taught, tmp_path)
+    data = dataclasses.replace(config.data, image_size=12)
+    with pytest.raises(ConfigError, match="--image-size"):
+        train(dataclasses.replace(config, data=data))
+
+
+def test_teacher_that_has_seen_what_is_held_out_is_refused(taught: Run, tmp_path: Path):
+    config = student(taught, tmp_path)
+    data = dataclasses.replace(config.data, split_seed=3)
+    with pytest.raises(ConfigError, match=r"--split-seed 0, not 3: it has seen images"):
+        train(dataclasses.replace(config, data=data))
+    assert not (tmp_path / "student").exists()

@@ -1,0 +1,91 @@
+"""The teacher of a distillation: another network's answer to the very images that the student sees.
+
+It is a finished run, of which a copy stays in the run that learns from it (RUN/teacher), or the running
+average of the student's own weights. It is never trained, and it answers in its best mode: all M copies
+aggregated, where it has a joint head. Beyer et al. 2022: a good teacher is patient and consistent.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from serving.images import ImageSpec
+from training import checkpoint
+from training.checkpoint import Run
+from training.config import TrainConfig
+from training.errors import ConfigError
+from training.evaluate import MODES
+from training.network import Network
+from training.objectives import objective
+
+AVERAGE = "ema"  # --teacher ema: the average of the student's own weights
+# settings of the data that decide which images are held out
+SPLIT = ("data", "split_seed", "val_fraction", "test_fraction")
+
+
+class Teacher(nn.Module):
+    """A network that is only asked."""
+
+    def __init__(self, network: Network, modes: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self.mode = "aggregated" if "aggregated" in modes else modes[0]
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Its logits in its best mode. images: (B, H, W, 3) uint8. Returns (B, N)."""
+        return MODES[self.mode].logits(self.network(images))
+
+
+def open_teacher(folder: Path, config: TrainConfig) -> Run:
+    """The run in a folder, if a run with these settings may learn from it.
+
+    Raises:
+        ConfigError: it is unfinished, or the images that it learnt from are held out here.
+        CheckpointError: there is no run in the folder.
+    """
+    run = checkpoint.open_run(folder)
+    if not run.complete:
+        raise ConfigError(
+            f"--teacher {folder}: the run is not complete; go on with `{checkpoint.resume_command(folder)}`"
+        )
+    same = Path(run.config.data.data).name == Path(config.data.data).name
+    for name in SPLIT[1:] if same else ():
+        theirs, ours = getattr(run.config.data, name), getattr(config.data, name)
+        if theirs != ours:
+            raise ConfigError(
+                f"--teacher {folder} was trained with --{name.replace('_', '-')} {theirs}, not {ours}: "
+                "it has seen images that are held out here; give the same split"
+            )
+    return run
+
+
+def check_problem(teacher: Run, classes: tuple[str, ...], image: ImageSpec) -> None:
+    """Refuse a teacher that cannot be asked about these images, or does not know these classes.
+
+    Raises:
+        ConfigError: its classes or its image size are others.
+    """
+    if teacher.problem.classes != classes:
+        raise ConfigError(
+            f"--teacher {teacher.folder} knows {len(teacher.problem.classes)} classes "
+            f"{list(teacher.problem.classes[:5])}, the data has {len(classes)} {list(classes[:5])}"
+        )
+    theirs = teacher.problem.image
+    if theirs != image:
+        raise ConfigError(
+            f"--teacher {teacher.folder} looks at images of {dataclasses.asdict(theirs)}, "
+            f"this run at {dataclasses.asdict(image)}; give the same --image-size, --resize and --interpolation"
+        )
+
+
+def load_teacher(run: Run) -> Teacher:
+    """The teacher whose copy a run keeps, on the CPU.
+
+    Raises:
+        CheckpointError: the copy is missing or altered.
+    """
+    kept = checkpoint.open_run(run.folder / checkpoint.TEACHER)
+    return Teacher(checkpoint.load_network(kept), objective(kept.config.objective).modes)
