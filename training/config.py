@@ -112,6 +112,13 @@ class LossConfig:
     """Sum the losses of the M copies instead of averaging them (the released code's choice for large data sets)."""
     label_smoothing: float = 0.0
     """Share of every target that is spread evenly over the classes, within a copy's own transformation."""
+    class_weights: Literal["none", "balanced", "effective", "deferred"] = "none"
+    """Of the classes, for long tails. balanced: one over a class's number of training images; effective: one over
+    its effective number (Cui et al. 2019, β 0.9999), which is milder; deferred: effective, in the last fifth of the
+    steps only (DRW, Cao et al. 2019). With --ldam 0.5, deferred is LDAM-DRW."""
+    ldam: float | None = None
+    """LDAM (Cao et al. 2019): the rarest class's margin, in cosines (the paper: 0.5); the more images a class has,
+    the smaller is its own. The heads compare directions: logits are 30 cosines. Default: no margins, linear heads."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,19 @@ def from_dict(values: Mapping[str, Any]) -> TrainConfig:
         raise CheckpointError(
             f"the run's config.json is malformed ({error}); train again"
         ) from None
+
+
+def default_folder(config: TrainConfig) -> Path:
+    """runs/DATA-OBJECTIVE-seedSEED."""
+    kind, _, location = config.data.data.partition(":")
+    return Path("runs") / f"{Path(location).stem or kind}-{config.objective}-seed{config.seed}"
+
+
+def absolute_paths(config: DataConfig) -> DataConfig:
+    """The same data by absolute paths, so that a run can be gone on with from another folder."""
+    kind, _, location = config.data.partition(":")
+    where = f"{kind}:{Path(location).expanduser().resolve()}" if location else kind
+    return dataclasses.replace(config, data=where, data_dir=config.data_dir.expanduser().resolve())
 
 
 def _plain(value: Any) -> Any:

@@ -32,7 +32,7 @@ def thin(split: Split, num_classes: int, config: DataConfig) -> Split:
     return draw(split, wanted, config.split_seed)
 
 
-def class_counts(labels: NDArray[np.int64], num_classes: int) -> list[int]:
+def class_counts(labels: NDArray[np.int64] | Sequence[int], num_classes: int) -> list[int]:
     """How many of the labels are of each class, in the order of the classes."""
     return [int(count) for count in np.bincount(labels, minlength=num_classes)]
 
@@ -88,8 +88,9 @@ def draw(split: Split, wanted: Sequence[int], seed: int) -> Split:
     return split.take(np.sort(np.concatenate(kept)))
 
 
-def describe(counts: Sequence[int], classes: Sequence[str]) -> str:
+def describe(labels: Sequence[int], classes: Sequence[str]) -> str:
     """How many training images there are of every class, or of the largest and the smallest where they are many."""
+    counts = class_counts(labels, len(classes))
     if len(counts) <= MOST_NAMED:
         each = ", ".join(f"{name} {n:,}" for name, n in zip(classes, counts, strict=True))
         return f"training images by class: {each}"

@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "baseline": {"objective": "baseline"},
     "policy": {"augment": AugmentConfig(policy="randaugment", cutout=0.5)},
+    "ldam-drw": {"loss": LossConfig(ldam=0.5, class_weights="deferred")},
     "averaged, mixed and smoothed": {
         "ema": 0.9,
         "teacher": "ema",

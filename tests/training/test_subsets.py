@@ -171,6 +171,10 @@ def test_evaluation_sees_the_subset_of_a_run_but_all_of_other_data(tmp_path: Pat
 
 
 def test_counts_are_named_one_by_one_or_by_their_ends():
-    assert describe([1200, 3], ["cat", "dog"]) == "training images by class: cat 1,200, dog 3"
-    many = describe(list(range(20, 0, -1)), [f"c{n}" for n in range(20)])
+    assert (
+        describe([0] * 1200 + [1] * 3, ["cat", "dog"])
+        == "training images by class: cat 1,200, dog 3"
+    )
+    labels = np.repeat(np.arange(20), np.arange(20, 0, -1)).tolist()
+    many = describe(labels, [f"c{n}" for n in range(20)])
     assert many == "training images by class: from 20 (c0) to 1 (c19)"
