@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.checkpoint import Run
-from training.config import DataConfig, OptimConfig, TrainConfig
+from training.config import DataConfig, LossConfig, OptimConfig, TrainConfig
 from training.loop import train
 
 CLASSES = ("red", "green", "blue")
@@ -40,6 +40,7 @@ def tiny_run(
     backbone: str = "resnet8",
     side: int = 12,
     epochs: int = 1,
+    loss: LossConfig | None = None,
 ) -> Run:
     """A complete run on coloured pictures; its data lies in `folder`, the run in `folder`/run."""
     data = write_npz(folder / "colours.npz", side=side)
@@ -47,6 +48,7 @@ def tiny_run(
         TrainConfig(
             data=DataConfig(data=f"npz:{data}", workers=1),
             optim=OptimConfig(lr=0.05),
+            loss=loss or LossConfig(),
             objective=objective,
             transformations=transformations,
             backbone=backbone,

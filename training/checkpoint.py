@@ -53,6 +53,7 @@ class Problem:
     flip: bool
     counts: tuple[int, ...]  # images to train on, to validate, to test
     versions: dict[str, str]
+    class_counts: tuple[int, ...] = ()  # images to train on of every class; older runs say nothing
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def open_run(folder: Path) -> Run:
     values = _read_json(folder / "problem.json")
     try:
         image = ImageSpec(**values["image"])
-        tuples = {key: tuple(values[key]) for key in ("classes", "mean", "std", "counts")}
+        tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         problem = Problem(**{**values, **tuples, "image": image})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -165,6 +166,7 @@ def build_network(config: TrainConfig, problem: Problem) -> Network:
         transformations=transformation_set(config.transformations),
         mean=problem.mean,
         std=problem.std,
+        cosine_heads=config.loss.ldam is not None,
     )
 
 
