@@ -140,7 +140,8 @@ class TrainConfig:
     """distill, sla-sd: the run whose aggregated answer is folded into one pass. sla-sd takes its own answer where
     none is given, and with "ema" that of its averaged weights."""
     backbone: str = "resnet20"
-    """resnet8, resnet20, resnet32, resnet56, wrn-16-2, wrn-40-2, or timm/<any name of timm's>."""
+    """resnet8, resnet8-half, resnet20, resnet32, resnet56, wrn-16-2, wrn-16-8, wrn-40-2, or timm/<any name of
+    timm's>."""
     epochs: int = 60
     """Passes over the training images."""
     batch_size: int = 128
