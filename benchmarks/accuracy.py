@@ -9,6 +9,7 @@ under runs/benchmarks/; a row's teacher that is not there any more is trained an
 import argparse
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import statistics
@@ -67,8 +68,13 @@ def add_place(parser: argparse.ArgumentParser) -> None:
 
 def obtain(name: str, row: str, seed: int, place: Place) -> bool:
     """Have the result of a row and seed among the results. Returns False if training was interrupted."""
-    if done(name, row, seed, place):
+    if found(name, row, seed, name, place) is not None:
         return True
+    for other in EXPERIMENTS:
+        entry = found(name, row, seed, other, place)
+        if entry is not None:  # the same settings under another name
+            add(name, entry | {"row": row}, place)
+            return True
     finished = run(name, row, seed, place)
     if finished is None:
         return False
@@ -76,11 +82,18 @@ def obtain(name: str, row: str, seed: int, place: Place) -> bool:
     return True
 
 
-def done(name: str, row: str, seed: int, place: Place) -> bool:
-    """Whether the results hold this row and seed, obtained with the row's present settings."""
-    content = read(name, place)
-    same = content["configs"].get(row) == settings_of(EXPERIMENTS[name], row)
-    return same and any(e["row"] == row and e["seed"] == seed for e in content["runs"])
+def found(name: str, row: str, seed: int, other: str, place: Place) -> Entry | None:
+    """The result of this row's present settings and seed among those of an experiment."""
+    content = read(other, place)
+    wanted = settings_of(EXPERIMENTS[name], row)
+    return next(
+        (
+            entry
+            for entry in content["runs"]
+            if entry["seed"] == seed and content["configs"][entry["row"]] == wanted
+        ),
+        None,
+    )
 
 
 def run(name: str, row: str, seed: int, place: Place) -> Run | None:
@@ -103,9 +116,10 @@ def run(name: str, row: str, seed: int, place: Place) -> Run | None:
 
 
 def folder(name: str, row: str, seed: int, place: Place) -> Path:
-    """Where a run is kept."""
-    slug = "".join(c if c.isalnum() or c == "-" else "_" for c in row)
-    return place.runs / name / f"{slug}-{seed}"
+    """Where a run is kept: by its settings, so that experiments share what they have in common."""
+    settings = json.dumps(settings_of(EXPERIMENTS[name], row), sort_keys=True)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
+    return place.runs / f"{EXPERIMENTS[name].rows[row].objective}-{digest}-seed{seed}"
 
 
 def read(name: str, place: Place) -> dict[str, Any]:
@@ -131,7 +145,8 @@ def add(name: str, entry: Entry, place: Place) -> None:
         content = {
             "command": f"python -m benchmarks.accuracy {name}",
             "configs": configs,
-            "table": table(runs),
+            "table": table(runs, "test"),
+            "validation": table(runs, "val"),
             "comparisons": compare(experiment.comparisons, runs),
             "runs": runs,
         }
@@ -147,14 +162,16 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
-def table(runs: list[Entry]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over the seeds, a line a row and mode."""
+def table(runs: list[Entry], split: str) -> list[dict[str, Any]]:
+    """Mean and standard deviation over the seeds, a line a row and mode. split: test, or val."""
     lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in runs:
-        for mode, values in entry["test"].items():
-            lines.setdefault((entry["row"], mode), []).append(
-                values | {"seconds": entry["seconds"]}
-            )
+        for mode, values in entry[split].items():
+            beside = {
+                "seconds": entry["seconds"],
+                "forward_passes": entry["test"][mode]["forward_passes"],
+            }
+            lines.setdefault((entry["row"], mode), []).append(values | beside)
     return [{"row": row, "mode": mode} | _summary(values) for (row, mode), values in lines.items()]
 
 
@@ -187,7 +204,7 @@ def interval(values: list[float]) -> dict[str, Any]:
 
 
 def _summary(values: list[dict[str, Any]]) -> dict[str, Any]:
-    summary: dict[str, Any] = {"seeds": len(values), "test_images": values[0]["n"]}
+    summary: dict[str, Any] = {"seeds": len(values), "images": values[0]["n"]}
     summary["forward_passes"] = values[0]["forward_passes"]
     for key in ("top1", "nll", "ece", "seconds"):
         numbers = [float(value[key]) for value in values]

@@ -116,14 +116,14 @@ def folding(base: TrainConfig) -> Experiment:
     distill = replace(base, objective="distill", epochs=120, loss=FOLD_LOSS)
     rows = {
         "sla": replace(base, objective="sla"),
-        "one stage": base,
-        "one stage, averaged teacher": replace(base, ema=0.999, teacher="ema"),
-        "one stage, cutmix": replace(base, augment=FOLD),
-        "two stages, same images": distill,
-        "two stages, mixup": replace(distill, augment=AugmentConfig(mixup=1.0)),
-        "two stages, cutmix": replace(distill, augment=FOLD),
+        "sla-sd": base,
+        "sla-sd, averaged teacher": replace(base, ema=0.999, teacher="ema"),
+        "sla-sd, cutmix": replace(base, augment=FOLD),
+        "distill": distill,
+        "distill, mixup": replace(distill, augment=AugmentConfig(mixup=1.0)),
+        "distill, cutmix": replace(distill, augment=FOLD),
     }
-    teachers = {row: "sla" for row in rows if row.startswith("two stages")}
+    teachers = {row: "sla" for row in rows if row.startswith("distill")}
     return Experiment(rows, teachers, seeds=(0, 1, 2))
 
 

@@ -45,7 +45,8 @@ def main() -> None:
     if settings.tiny:
         for name in {name for name, _ in PROGRAMME}:
             EXPERIMENTS[name] = shrunk(EXPERIMENTS[name])
-    # the loop saves and returns when it is asked to stop
+    # asked to stop, the training loop saves and returns; between two runs there is nothing to save
+    signal.signal(signal.SIGTERM, over)
     limit = threading.Timer(settings.limit_s, os.kill, (os.getpid(), signal.SIGTERM))
     limit.daemon = True
     limit.start()
@@ -54,9 +55,14 @@ def main() -> None:
         for name, row in PROGRAMME:
             print(f"== {name}: {row}, seed {seed}", flush=True)
             if not accuracy.obtain(name, row, seed, place):
-                print("the time is over; the same command goes on")
-                return
+                over()
     limit.cancel()
+
+
+def over(*_: object) -> None:
+    """Leave, with what is done on disk."""
+    print("the time is over; the same command goes on")
+    sys.exit(0)
 
 
 def shrunk(experiment: Experiment) -> Experiment:

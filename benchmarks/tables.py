@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md",)
+DOCUMENTS = ("README.md", "docs/sla.md")
 _TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -54,9 +54,26 @@ def _accuracy(results: dict[str, Any]) -> str:
     versions = results["runs"][0]["versions"]
     hardware = sorted({run["hardware"] for run in results["runs"]})
     lines.append(
-        f"Mean ± standard deviation over the seeds, {results['table'][0]['test_images']:,} test images, one fixed "
+        f"Mean ± standard deviation over the seeds, {results['table'][0]['images']:,} test images, one fixed "
         f"split. {'; '.join(hardware)}, torch {versions['torch']}, Python {versions['python']}. "
         f"Made by `{results['command']}`."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _folding(results: dict[str, Any]) -> str:
+    lines = [
+        "| way | answered by | forward passes | validation top-1 % | NLL | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in results["validation"]:
+        cells = [row["row"], f"`{row['mode']}`", str(row["forward_passes"]), _percent(row["top1"])]
+        cells += [_spread(row["nll"], ".3f"), str(row["seeds"])]
+        lines.append("| " + " | ".join(cells) + " |")
+    images = results["validation"][0]["images"]
+    lines.append("")
+    lines.append(
+        f"Mean ± standard deviation over the seeds, {images:,} validation images. Made by `{results['command']}`."
     )
     return "\n".join(lines) + "\n"
 
@@ -104,6 +121,7 @@ def _spread(value: dict[str, Any], form: str) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "digits": _accuracy,
     "cifar10-small": _accuracy,
+    "folding": _folding,
     "first_answer": _first_answer,
 }
 

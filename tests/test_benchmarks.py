@@ -20,7 +20,7 @@ def entry(row: str, seed: int, top1: float) -> dict[str, object]:
 
 
 def test_table_has_mean_and_sample_deviation_of_every_row():
-    lines = accuracy.table([entry("a", 0, 0.9), entry("b", 0, 0.5), entry("a", 1, 1.0)])
+    lines = accuracy.table([entry("a", 0, 0.9), entry("b", 0, 0.5), entry("a", 1, 1.0)], "test")
     assert [(line["row"], line["mode"], line["seeds"]) for line in lines] == [
         ("a", "plain", 2),
         ("b", "plain", 1),
@@ -100,13 +100,25 @@ def test_results_are_enough_to_go_on_elsewhere_and_a_changed_row_is_trained_agai
 ):
     accuracy.obtain("toy", "sla", 0, toy)
     elsewhere = dataclasses.replace(toy, runs=toy.runs / "elsewhere")
-    assert accuracy.done("toy", "sla", 0, elsewhere)
-    assert not accuracy.done("toy", "sla", 1, elsewhere)
+    assert accuracy.found("toy", "sla", 0, "toy", elsewhere)
+    assert not accuracy.found("toy", "sla", 1, "toy", elsewhere)
     changed = dataclasses.replace(EXPERIMENTS["toy"].rows["sla"], batch_size=8)
     rows = EXPERIMENTS["toy"].rows | {"sla": changed}
     monkeypatch.setitem(EXPERIMENTS, "toy", dataclasses.replace(EXPERIMENTS["toy"], rows=rows))
-    assert not accuracy.done("toy", "sla", 0, elsewhere)
-    assert not accuracy.done("toy", "fold", 0, elsewhere)  # its teacher is another now
+    assert not accuracy.found("toy", "sla", 0, "toy", elsewhere)
+    assert not accuracy.found("toy", "fold", 0, "toy", elsewhere)  # its teacher is another now
+
+
+def test_row_of_the_same_settings_is_taken_from_another_experiment(
+    toy: Place, monkeypatch: pytest.MonkeyPatch
+):
+    accuracy.obtain("toy", "sla", 0, toy)
+    other = Experiment({"teacher": EXPERIMENTS["toy"].rows["sla"]})
+    monkeypatch.setitem(EXPERIMENTS, "other", other)
+    monkeypatch.setattr(accuracy, "run", None)
+    assert accuracy.obtain("other", "teacher", 0, toy)
+    (entry,) = accuracy.read("other", toy)["runs"]
+    assert entry["row"] == "teacher"
 
 
 def test_interrupted_run_is_gone_on_with(toy: Place, monkeypatch: pytest.MonkeyPatch):
