@@ -163,10 +163,12 @@ def test_evaluation_sees_the_subset_of_a_run_but_all_of_other_data(tmp_path: Pat
     config = settings(tmp_path, epochs=1)
     data = DataConfig(data=config.data.data, workers=1, train_images=12)
     folder = train(settings(tmp_path, epochs=1, data=data)).folder
-    found = evaluate_run(EvaluateConfig(folder, split="train", device="cpu"))
+    found = evaluate_run(EvaluateConfig((folder,), split="train", device="cpu"))
     assert found["modes"]["distilled"]["n"] == 12
     other = write_npz(tmp_path / "other.npz")
-    found = evaluate_run(EvaluateConfig(folder, split="train", device="cpu", data=f"npz:{other}"))
+    found = evaluate_run(
+        EvaluateConfig((folder,), split="train", device="cpu", data=f"npz:{other}")
+    )
     assert found["modes"]["distilled"]["n"] == 36
 
 
