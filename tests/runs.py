@@ -40,6 +40,7 @@ def tiny_run(
     backbone: str = "resnet8",
     side: int = 12,
     epochs: int = 1,
+    weights: Path | None = None,
 ) -> Run:
     """A complete run on coloured pictures; its data lies in `folder`, the run in `folder`/run."""
     data = write_npz(folder / "colours.npz", side=side)
@@ -50,6 +51,7 @@ def tiny_run(
             objective=objective,
             transformations=transformations,
             backbone=backbone,
+            weights=weights,
             epochs=epochs,
             batch_size=16,
             precision="fp32",

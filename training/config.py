@@ -63,6 +63,8 @@ class OptimConfig:
     """cosine: to zero; step: a tenth at 1/2 and again at 3/4 (the paper); constant."""
     warmup: float = 0.05
     """Share of all steps in which the learning rate rises linearly to its peak."""
+    backbone_lr_factor: float | None = None
+    """What the backbone's learning rate is of the heads'. Default: 0.1 from pretrained weights, else 1."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,10 @@ class TrainConfig:
     none is given, and with "ema" that of its averaged weights."""
     backbone: str = "resnet20"
     """resnet8, resnet20, resnet32, resnet56, wrn-16-2, wrn-40-2, or timm/<any name of timm's>."""
+    pretrained: bool = False
+    """Start from timm's pretrained weights, downloaded unless the hub's cache has them."""
+    weights: Path | None = None
+    """Start from the backbone's weights in this file (.safetensors, or a state dict by torch.save) or run folder."""
     epochs: int = 60
     """Passes over the training images."""
     batch_size: int = 128
@@ -171,7 +177,8 @@ def from_dict(values: Mapping[str, Any]) -> TrainConfig:
         data = dict(values["data"])
         data["data_dir"] = Path(data["data_dir"])
         paths = {
-            key: Path(values[key]) if values[key] is not None else None for key in ("out", "resume")
+            key: Path(values[key]) if values.get(key) is not None else None
+            for key in ("out", "resume", "weights")
         }
         nested = {
             "data": DataConfig(**data),

@@ -16,13 +16,15 @@ from training.batches import Batches, epoch_order
 from training.checkpoint import Run
 from training.config import TrainConfig
 from training.device import describe, pick_device, pick_precision
-from training.errors import DivergedError
+from training.errors import CheckpointError, DivergedError
 from training.evaluate import MODES, Metrics, evaluate, images_at_once
 from training.history import History
 from training.interrupt import Flag, interruption
 from training.objectives import objective
+from training.optim import current_lr
 from training.progress import Bar, Progress, Stopwatch
-from training.setup import Prepared, check_settings, continue_run, open_to_continue, start_run
+from training.resume import continue_run, open_to_continue
+from training.setup import Prepared, check_settings, start_run
 from training.step import Learner, set_up, train_step
 from training.transformations import transformation_set
 
@@ -89,6 +91,8 @@ def train(config: TrainConfig) -> Run:
         prepared = continue_run(run, device, progress)
     trainer = _set_up(run, prepared, device, progress)
     position = _restore(trainer) if config.resume is not None else Position()
+    if prepared.start is not None:  # so that going on never needs the pretrained weights again
+        _save_last(trainer, position)
     with interruption() as interrupted:
         finished = _epochs(trainer, position, interrupted)
     if finished:
@@ -102,7 +106,7 @@ def train(config: TrainConfig) -> Run:
 
 def _set_up(run: Run, prepared: Prepared, device: torch.device, progress: Progress) -> Trainer:
     config = run.config
-    learner = set_up(run, device)
+    learner = set_up(run, device, prepared.start)
     network = learner.network
     count = sum(parameter.numel() for parameter in network.parameters())
     transforms = objective(config.objective).transforms
@@ -182,7 +186,7 @@ def _close_epoch(trainer: Trainer, position: Position, epoch: int, rate: float) 
         )
     loss = position.epoch_loss / trainer.steps_per_epoch
     position.epoch_loss = 0.0
-    lr = trainer.learner.optimizer.param_groups[0]["lr"]
+    lr = current_lr(trainer.learner.optimizer)
     trainer.history.add(  # before the checkpoint: a row too many is forgotten, one too few is lost
         epoch + 1, step=position.step, lr=lr, loss=loss, val=metrics, images_per_second=rate
     )
@@ -214,6 +218,10 @@ def _save_last(trainer: Trainer, position: Position) -> None:
 def _restore(trainer: Trainer) -> Position:
     folder = trainer.run.folder / "last"
     if not folder.exists() and not folder.with_name("last.old").exists():
+        if trainer.run.problem.pretrained_weights is not None:
+            raise CheckpointError(
+                f"{trainer.run.folder} was stopped before its pretrained weights were saved; remove it and train again"
+            )
         trainer.history.truncate(0)
         return Position()  # interrupted before the first checkpoint
     weights, state = checkpoint.read(folder, "weights")
@@ -248,6 +256,7 @@ def _finish(trainer: Trainer, position: Position, device: torch.device) -> None:
         "hardware": describe(device),
         "precision": pick_precision(config.precision, device),
         "versions": run.problem.versions,
+        "pretrained_weights": run.problem.pretrained_weights,
     }
     checkpoint.write_json(run.folder / "result.json", result)
     trainer.progress.say(f"best epoch {position.best_epoch}; test:")

@@ -22,6 +22,7 @@ from training.config import AugmentConfig, TrainConfig
 from training.device import pick_precision
 from training.network import Network
 from training.objectives import Terms, objective, smoothed
+from training.pretrained import Start
 from training.teacher import AVERAGE, Teacher, load_teacher
 
 
@@ -50,8 +51,10 @@ class Learner:
         return network
 
 
-def set_up(run: Run, device: torch.device) -> Learner:
+def set_up(run: Run, device: torch.device, start: Start | None = None) -> Learner:
     """A freshly initialised network, its optimiser and its teacher, on the device.
+
+    start: the backbone's weights, if they are not to be random.
 
     Raises:
         CheckpointError: the copy of the teacher in the run is missing or altered.
@@ -64,6 +67,8 @@ def set_up(run: Run, device: torch.device) -> Learner:
     fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
     torch.manual_seed(config.seed)
     network = checkpoint.build_network(config, problem)
+    if start is not None:
+        network.backbone.load_state_dict(start.tensors)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     module, optimizer = fabric.setup(network, optim.build_optimizer(network, config.optim))

@@ -11,9 +11,9 @@ from tests.training.data_sets import array_split, write_npz
 from training.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, TrainConfig
 from training.errors import ConfigError
 from training.progress import Progress
+from training.resume import changed_settings
 from training.setup import (
     absolute_paths,
-    changed_settings,
     check_settings,
     default_folder,
     image_spec,
