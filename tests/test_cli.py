@@ -82,6 +82,8 @@ def test_unknown_command_is_answered_with_the_valid_ones(refused: Command):
         (["--optim.lr", "-1"], "must be above 0"),
         (["--temperature", "0"], "must be above 0"),
         (["--val-fraction", "2"], "--val-fraction is 2"),
+        (["--devices", "0"], "--devices is 0"),
+        (["--devices", "3"], "128 images cannot be shared evenly by 3 devices"),
         (["--pretrained"], "resnet20, which has no published weights"),
         (["--weights", "nowhere.pt"], "--weights nowhere.pt does not exist"),
         (["--pretrained", "--weights", "w.pt", "--backbone", "timm/resnet18"], "are both given"),

@@ -132,6 +132,8 @@ class TrainConfig:
     """Of the initial weights, the order and the augmentation."""
     device: Device = "auto"
     """cuda fails where there is none; auto takes it where there is one."""
+    devices: int | None = None
+    """How many devices (GPUs, or processes on the CPU) share every batch. Default: 1; under torchrun all of its."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of training; auto: bf16 where the processor or GPU computes in it, else fp32. Evaluation is always fp32."""
     channels_last: bool = True

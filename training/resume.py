@@ -14,7 +14,7 @@ from training.setup import Prepared, read_splits
 from training.splits import Dataset
 
 # settings that may be given with --resume, of the run and of its data
-MAY_CHANGE = ("device", "resume")
+MAY_CHANGE = ("device", "devices", "resume")
 DATA_MAY_CHANGE = ("data_dir", "workers")
 
 

@@ -15,6 +15,7 @@ from training.batches import Batches, prepare
 from training.checkpoint import Problem, Run
 from training.config import DataConfig, TrainConfig
 from training.device import pick_precision
+from training.devices import check_shares
 from training.errors import ConfigError
 from training.objectives import objective
 from training.pretrained import Start, backbone_lr_factor, check_flags, read_start
@@ -75,6 +76,7 @@ def check_settings(config: TrainConfig) -> None:
         "--optim.weight-decay": (config.optim.weight_decay, 0, math.inf),
         "--optim.momentum": (config.optim.momentum, 0, 1),
         "--optim.warmup": (config.optim.warmup, 0, 1),
+        "--devices": (1 if config.devices is None else config.devices, 1, math.inf),
         "--seed": (config.seed, 0, 2**63 - 1),  # what torch takes
         "--split-seed": (config.data.split_seed, 0, math.inf),
         "--workers": (0 if workers is None else workers, 0, math.inf),
@@ -144,6 +146,7 @@ def start_run(
     if start is not None:
         progress.say(start.describe())
     prepared = read_splits(dataset, spec, config.data, device, progress)
+    check_shares(min(config.batch_size, len(prepared.train)), config.devices or 1)
     prepared = dataclasses.replace(prepared, start=start)
     mean, std = normalisation(prepared)
     check_colours(prepared.train, transformations, progress)

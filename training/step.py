@@ -14,12 +14,13 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
-from training import checkpoint, mixing, optim
+from training import checkpoint, devices, mixing, optim
 from training.augment import crop_and_flip
 from training.batches import step_seed
 from training.checkpoint import Problem, Run
 from training.config import AugmentConfig, TrainConfig
 from training.device import pick_precision
+from training.devices import ALONE, Team
 from training.network import Network
 from training.objectives import Terms, objective, smoothed
 from training.pretrained import Start
@@ -38,6 +39,7 @@ class Learner:
     optimizer: Any
     average: Any = None
     teacher: Callable[[Tensor], Tensor] | None = None
+    team: Team = ALONE
 
     @property
     def device(self) -> torch.device:
@@ -51,8 +53,8 @@ class Learner:
         return network
 
 
-def set_up(run: Run, device: torch.device, start: Start | None = None) -> Learner:
-    """A freshly initialised network, its optimiser and its teacher, on the device.
+def set_up(run: Run, team: Team, start: Start | None = None) -> Learner:
+    """A freshly initialised network, its optimiser and its teacher, on the team's device.
 
     start: the backbone's weights, if they are not to be random.
 
@@ -63,22 +65,22 @@ def set_up(run: Run, device: torch.device, start: Start | None = None) -> Learne
     # Lightning says on stderr in which precision it computes; the loop says it beside the device
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
-    precision = pick_precision(config.precision, device)
-    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
     torch.manual_seed(config.seed)
     network = checkpoint.build_network(config, problem)
     if start is not None:
         network.backbone.load_state_dict(start.tensors)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
+    precision = pick_precision(config.precision, team.device)
+    fabric = devices.fabric(team, network, (problem.image.height, problem.image.width), precision)
     module, optimizer = fabric.setup(network, optim.build_optimizer(network, config.optim))
     average = None if config.ema is None else averaged(network, config.ema)
     teacher: Teacher | None = None
     if config.teacher == AVERAGE and average is not None:
         teacher = Teacher(average.module, objective(config.objective).modes)
     elif config.teacher is not None:
-        teacher = load_teacher(run).to(device)
-    return Learner(config, problem, fabric, network, module, optimizer, average, teacher)
+        teacher = load_teacher(run).to(team.device)
+    return Learner(config, problem, fabric, network, module, optimizer, average, teacher, team)
 
 
 def averaged(network: Network, decay: float) -> Any:
@@ -94,12 +96,17 @@ def train_step(
 ) -> Tensor:
     """One step of the optimiser. Returns its loss, detached, on the device.
 
-    images: (B, H, W, 3) uint8, labels: (B,) int64, step in [0, total_steps).
+    images: (B, H, W, 3) uint8, labels: (B,) int64, step in [0, total_steps). Both are the whole batch's: every
+    process augments and mixes all of it, and goes on with its own rows.
     """
-    config = learner.config
+    config, team = learner.config, learner.team
     generator = torch.Generator().manual_seed(step_seed(config.seed, step, "augment"))
-    torch.manual_seed(step_seed(config.seed, step, "network"))  # for dropout and stochastic depth
+    # for dropout and stochastic depth, which must not drop the same in every process
+    torch.manual_seed(
+        step_seed(config.seed, step, "network" if team.first else f"network {team.rank}")
+    )
     images, targets = augmented(learner, images, labels, generator)
+    images, targets = team.share(images), team.share(targets)
     logits = learner.module(images)
     if learner.teacher is not None:
         with learner.fabric.autocast():

@@ -50,6 +50,8 @@ WRONG_NUMBERS = {
     "--image-size": {"data": DataConfig(image_size=7)},
     "--val-fraction": {"data": DataConfig(val_fraction=0.0)},
     "--test-fraction": {"data": DataConfig(test_fraction=1.0)},
+    "--devices": {"devices": 0},
+    "--optim.backbone-lr-factor": {"optim": OptimConfig(backbone_lr_factor=0.0)},
     "--split-seed": {"data": DataConfig(split_seed=-1)},
     "--workers": {"data": DataConfig(workers=-1)},
     "--resident-gib": {"data": DataConfig(resident_gib=-1.0)},
