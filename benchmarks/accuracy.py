@@ -1,99 +1,153 @@
 """Accuracy of an experiment's rows in every mode over several seeds: `python -m benchmarks.accuracy digits`.
 
-Runs one (row, seed) at a time and writes benchmarks/results/NAME.json after each, so it can be
-stopped and called again. All rows see the same split; the runs' seeds differ. Runs are kept under
-runs/benchmarks/.
+Trains one (row, seed) at a time and writes benchmarks/results/NAME.json after each. What is in that file is
+not trained again, here or on another machine, unless the row's settings have changed. Two processes may share
+the work (`--seeds 0 2 4` and `--seeds 1 3`). All rows see the same split; the runs' seeds differ. Runs are kept
+under runs/benchmarks/; a row's teacher that is not there any more is trained anew.
 """
 
 import argparse
 import dataclasses
+import fcntl
 import json
+import os
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from training.config import DataConfig, TrainConfig, to_dict
+import torch
+from scipy import stats
+
+from benchmarks.experiments import EXPERIMENTS, Comparison, Experiment
+from training.checkpoint import Run
+from training.config import TrainConfig, to_dict
 from training.loop import train
 
-RESULTS = Path(__file__).parent / "results"
-RUNS = Path("runs") / "benchmarks"
-
-DIGITS = TrainConfig(
-    data=DataConfig(data="digits"),
-    objective="sla-sd",
-    transformations="rotation",
-    backbone="resnet8",
-    epochs=30,
-    batch_size=32,
-)
+Entry = dict[str, Any]  # the result of one (row, seed)
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Rows of a table: their names and their settings, seed aside."""
+class Place:
+    """Where results are written, where runs are kept, and where the images are, if not where the row says."""
 
-    rows: dict[str, TrainConfig]
-    seeds: tuple[int, ...]
-
-
-EXPERIMENTS = {
-    "digits": Experiment(
-        rows={
-            "sla-sd": DIGITS,
-            "baseline": dataclasses.replace(DIGITS, objective="baseline"),
-            # as many forward passes in training as sla-sd takes
-            "baseline, 4 x epochs": dataclasses.replace(
-                DIGITS, objective="baseline", epochs=4 * DIGITS.epochs
-            ),
-        },
-        seeds=(0, 1, 2, 3, 4),
-    ),
-}
+    results: Path = Path(__file__).parent / "results"
+    runs: Path = Path("runs") / "benchmarks"
+    data: str | None = None
 
 
 def main() -> None:
-    """Run what is missing of an experiment."""
+    """Train what is missing of an experiment."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("experiment", choices=sorted(EXPERIMENTS))
-    name = parser.parse_args().experiment
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these of the experiment's seeds")
+    parser.add_argument("--rows", nargs="+", help="only these of the experiment's rows")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    add_place(parser)
+    settings = parser.parse_args()
+    torch.set_num_threads(settings.threads)
+    place = Place(settings.results, settings.runs, settings.data)
+    experiment = EXPERIMENTS[settings.experiment]
+    for seed in settings.seeds or experiment.seeds:
+        for row in settings.rows or experiment.rows:
+            if not obtain(settings.experiment, row, seed, place):
+                command = f"python -m benchmarks.accuracy {settings.experiment}"
+                raise SystemExit(f"interrupted; `{command}` goes on")
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """The flags that say where everything lies."""
+    parser.add_argument("--data", help="where the images are, e.g. npz:cifar10.npz")
+    parser.add_argument("--runs", type=Path, default=Place.runs, help="where runs are kept")
+    parser.add_argument("--results", type=Path, default=Place.results, help="a folder")
+
+
+def obtain(name: str, row: str, seed: int, place: Place) -> bool:
+    """Have the result of a row and seed among the results. Returns False if training was interrupted."""
+    if done(name, row, seed, place):
+        return True
+    finished = run(name, row, seed, place)
+    if finished is None:
+        return False
+    add(name, {"row": row, "seed": seed} | finished.result(), place)
+    return True
+
+
+def done(name: str, row: str, seed: int, place: Place) -> bool:
+    """Whether the results hold this row and seed, obtained with the row's present settings."""
+    content = read(name, place)
+    same = content["configs"].get(row) == settings_of(EXPERIMENTS[name], row)
+    return same and any(e["row"] == row and e["seed"] == seed for e in content["runs"])
+
+
+def run(name: str, row: str, seed: int, place: Place) -> Run | None:
+    """A run: made, continued, or taken as it is; its teacher's first. None if training was interrupted."""
     experiment = EXPERIMENTS[name]
-    runs: list[dict[str, Any]] = []
-    for seed in experiment.seeds:
-        for row, config in experiment.rows.items():
-            runs.append({"row": row, "seed": seed} | run(name, row, config, seed))
-            write(name, experiment, runs)
+    out = folder(name, row, seed, place)
+    if (out / "SHA256SUMS").exists():
+        finished = train(TrainConfig(resume=out))
+        return finished if finished.complete else None
+    config = dataclasses.replace(experiment.rows[row], seed=seed, out=out)
+    if place.data is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, data=place.data))
+    if row in experiment.teachers:
+        teacher = run(name, experiment.teachers[row], seed, place)
+        if teacher is None:
+            return None
+        config = dataclasses.replace(config, teacher=str(teacher.folder))
+    finished = train(config)
+    return finished if finished.complete else None
 
 
-def run(name: str, row: str, config: TrainConfig, seed: int) -> dict[str, Any]:
-    """The result of one run: made, continued, or taken as it is."""
+def folder(name: str, row: str, seed: int, place: Place) -> Path:
+    """Where a run is kept."""
     slug = "".join(c if c.isalnum() or c == "-" else "_" for c in row)
-    folder = RUNS / name / f"{slug}-{seed}"
-    begun = (folder / "SHA256SUMS").exists()
-    finished = train(
-        TrainConfig(resume=folder) if begun else dataclasses.replace(config, seed=seed, out=folder)
-    )
-    if not finished.complete:
-        raise SystemExit(f"interrupted; `python -m benchmarks.accuracy {name}` goes on")
-    return finished.result()
+    return place.runs / name / f"{slug}-{seed}"
 
 
-def write(name: str, experiment: Experiment, runs: list[dict[str, Any]]) -> None:
-    """The results so far, with what they were obtained on."""
-    content = {
-        "command": f"python -m benchmarks.accuracy {name}",
-        "hardware": runs[0]["hardware"],
-        "versions": runs[0]["versions"],
-        "configs": {row: _settings(config) for row, config in experiment.rows.items()},
-        "table": table(runs),
-        "runs": runs,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+def read(name: str, place: Place) -> dict[str, Any]:
+    """The results so far."""
+    path = place.results / f"{name}.json"
+    if not path.is_file():
+        return {"configs": {}, "runs": []}
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
 
 
-def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def add(name: str, entry: Entry, place: Place) -> None:
+    """Write a result into the results, in the place of an older one; those of changed or former rows are dropped."""
+    experiment, path = EXPERIMENTS[name], place.results / f"{name}.json"
+    rows, seeds = list(experiment.rows), list(experiment.seeds)
+    configs = {row: settings_of(experiment, row) for row in rows}
+    with alone(path):
+        before = read(name, place)
+        runs = [e for e in before["runs"] if before["configs"][e["row"]] == configs.get(e["row"])]
+        key = (entry["row"], entry["seed"])
+        runs = [e for e in runs if (e["row"], e["seed"]) != key] + [entry]
+        runs.sort(key=lambda e: (rows.index(e["row"]), seeds.index(e["seed"])))
+        content = {
+            "command": f"python -m benchmarks.accuracy {name}",
+            "configs": configs,
+            "table": table(runs),
+            "comparisons": compare(experiment.comparisons, runs),
+            "runs": runs,
+        }
+        path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Only one process at a time reads and writes the results."""
+    path.parent.mkdir(exist_ok=True, parents=True)
+    with path.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def table(runs: list[Entry]) -> list[dict[str, Any]]:
     """Mean and standard deviation over the seeds, a line a row and mode."""
     lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in runs:
@@ -102,6 +156,34 @@ def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 values | {"seconds": entry["seconds"]}
             )
     return [{"row": row, "mode": mode} | _summary(values) for (row, mode), values in lines.items()]
+
+
+def compare(comparisons: tuple[Comparison, ...], runs: list[Entry]) -> list[dict[str, Any]]:
+    """Differences in top-1, paired by seed: mean, and the half width of the 95 % interval (Student's t)."""
+    top1 = {
+        (e["row"], mode, e["seed"]): values["top1"]
+        for e in runs
+        for mode, values in e["test"].items()
+    }
+    seeds = sorted({e["seed"] for e in runs})
+    found = []
+    for comparison in comparisons:
+        left = (comparison.row, comparison.mode)
+        right = (comparison.against_row, comparison.against_mode)
+        pairs = [s for s in seeds if (*left, s) in top1 and (*right, s) in top1]
+        differences = [top1[*left, s] - top1[*right, s] for s in pairs]
+        if differences:
+            found.append(dataclasses.asdict(comparison) | {"top1": interval(differences)})
+    return found
+
+
+def interval(values: list[float]) -> dict[str, Any]:
+    """The mean of values that are normally distributed, and the half width of its 95 % interval."""
+    n = len(values)
+    half = None
+    if n > 1:
+        half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5
+    return {"mean": statistics.mean(values), "half_width_95": half, "n": n}
 
 
 def _summary(values: list[dict[str, Any]]) -> dict[str, Any]:
@@ -114,9 +196,13 @@ def _summary(values: list[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    default, given = to_dict(TrainConfig()), to_dict(config)
-    return {key: value for key, value in given.items() if value != default[key]}
+def settings_of(experiment: Experiment, row: str) -> dict[str, Any]:
+    """What a row's settings are beside the defaults, its teacher's with them."""
+    default, given = to_dict(TrainConfig()), to_dict(experiment.rows[row])
+    found = {key: value for key, value in given.items() if value != default[key]}
+    if row in experiment.teachers:
+        found["teacher"] = settings_of(experiment, experiment.teachers[row])
+    return found
 
 
 if __name__ == "__main__":

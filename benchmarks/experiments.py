@@ -75,13 +75,77 @@ CIFAR10_STRONG = TrainConfig(
 )
 
 
-def rows_of(base: TrainConfig) -> dict[str, TrainConfig]:
-    """The objectives of the paper, and a baseline that gets as many forward passes in training as M copies take."""
-    return {
+# the second stage: one pass learns, on mixed images, what plain SLA says with all of its passes
+FOLD = AugmentConfig(cutmix=1.0)
+FOLD_LOSS = LossConfig(temperature=2.0)
+
+
+def with_folding(base: TrainConfig, *, epochs: int, passes: int = 4) -> Experiment:
+    """The objectives of the paper, folding, and baselines that got as many forward passes in training.
+
+    epochs: of folding, whose steps take a pass of the student and all of the teacher's. passes: M.
+    """
+    same_cost = passes * base.epochs + (1 + passes) * epochs
+    rows = {
         "baseline": replace(base, objective="baseline"),
-        "baseline, 4 x epochs": replace(base, objective="baseline", epochs=4 * base.epochs),
-        "da": replace(base, objective="da"),
-        "mt": replace(base, objective="mt"),
         "sla": replace(base, objective="sla"),
         "sla-sd": base,
+        "fold": replace(base, objective="distill", epochs=epochs, augment=FOLD, loss=FOLD_LOSS),
+        "da": replace(base, objective="da"),
+        "mt": replace(base, objective="mt"),
+        f"baseline, {passes} x epochs": replace(
+            base, objective="baseline", epochs=passes * base.epochs
+        ),
+        "baseline, cutmix, passes of fold": replace(
+            base, objective="baseline", epochs=same_cost, augment=FOLD
+        ),
     }
+    return Experiment(rows, {"fold": "sla"}, COMPARISONS)
+
+
+COMPARISONS = (
+    Comparison("sla", "aggregated", "baseline", "plain"),
+    Comparison("sla-sd", "distilled", "sla", "aggregated"),
+    Comparison("fold", "distilled", "sla", "aggregated"),
+    Comparison("fold", "distilled", "baseline, cutmix, passes of fold", "plain"),
+)
+
+
+def folding(base: TrainConfig) -> Experiment:
+    """Ways of folding, to choose between on the validation split: seeds 0 to 2."""
+    distill = replace(base, objective="distill", epochs=120, loss=FOLD_LOSS)
+    rows = {
+        "sla": replace(base, objective="sla"),
+        "one stage": base,
+        "one stage, averaged teacher": replace(base, ema=0.999, teacher="ema"),
+        "one stage, cutmix": replace(base, augment=FOLD),
+        "two stages, same images": distill,
+        "two stages, mixup": replace(distill, augment=AugmentConfig(mixup=1.0)),
+        "two stages, cutmix": replace(distill, augment=FOLD),
+    }
+    teachers = {row: "sla" for row in rows if row.startswith("two stages")}
+    return Experiment(rows, teachers, seeds=(0, 1, 2))
+
+
+def tiny(config: TrainConfig) -> TrainConfig:
+    """The same at a size for seconds on a CPU; what it measures means nothing."""
+    data = replace(config.data, train_images=100)
+    return replace(config, data=data, backbone="resnet8", epochs=1, batch_size=50)
+
+
+EXPERIMENTS = {
+    "digits": with_folding(DIGITS, epochs=30),
+    "cifar10-small": with_folding(CIFAR10_SMALL, epochs=120),
+    "folding": folding(CIFAR10_SMALL),
+    "cifar10": with_folding(CIFAR10, epochs=228),
+    "cifar10-strong": Experiment(
+        {
+            "sla": CIFAR10_STRONG,
+            "fold": replace(
+                CIFAR10_STRONG, objective="distill", augment=FOLD, loss=FOLD_LOSS, epochs=16
+            ),
+        },
+        {"fold": "sla"},
+        (Comparison("fold", "distilled", "sla", "aggregated"),),
+    ),
+}

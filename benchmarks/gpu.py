@@ -25,7 +25,7 @@ PROGRAMME = (
     ("cifar10-strong", "fold"),
     ("cifar10", "baseline"),
     ("cifar10", "sla"),
-    ("cifar10", "baseline, cutmix, as many passes as fold"),
+    ("cifar10", "baseline, cutmix, passes of fold"),
     ("cifar10", "da"),
     ("cifar10", "mt"),
 )

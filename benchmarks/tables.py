@@ -38,8 +38,8 @@ def table(name: str) -> str:
 
 def _accuracy(results: dict[str, Any]) -> str:
     lines = [
-        "| trained as | answered by | forward passes | top-1 % | NLL | ECE | training, s |",
-        "|---|---|---|---|---|---|---|",
+        "| trained as | answered by | forward passes | top-1 % | NLL | ECE | training, s | seeds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in results["table"]:
         cells = [row["row"], f"`{row['mode']}`", str(row["forward_passes"]), _percent(row["top1"])]
@@ -47,17 +47,35 @@ def _accuracy(results: dict[str, Any]) -> str:
             _spread(row["nll"], ".3f"),
             _spread(row["ece"], ".3f"),
             _spread(row["seconds"], ".0f"),
+            str(row["seeds"]),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    first = results["table"][0]
-    versions = results["versions"]
-    lines.append("")
+    lines += ["", *_differences(results["comparisons"])]
+    versions = results["runs"][0]["versions"]
+    hardware = sorted({run["hardware"] for run in results["runs"]})
     lines.append(
-        f"Mean ± standard deviation over {first['seeds']} seeds, {first['test_images']} test images, one fixed split. "
-        f"{results['hardware']}, torch {versions['torch']}, Python {versions['python']}. "
+        f"Mean ± standard deviation over the seeds, {results['table'][0]['test_images']:,} test images, one fixed "
+        f"split. {'; '.join(hardware)}, torch {versions['torch']}, Python {versions['python']}. "
         f"Made by `{results['command']}`."
     )
     return "\n".join(lines) + "\n"
+
+
+def _differences(comparisons: list[dict[str, Any]]) -> list[str]:
+    if not comparisons:
+        return []
+    lines = [
+        "| difference in top-1, paired by seed | points, 95 % interval | seeds |",
+        "|---|---|---|",
+    ]
+    for line in comparisons:
+        half = line["top1"]["half_width_95"]
+        spread = "" if half is None else f" ± {100 * half:.2f}"
+        lines.append(
+            f"| {line['row']} `{line['mode']}` − {line['against_row']} `{line['against_mode']}` "
+            f"| {100 * line['top1']['mean']:+.2f}{spread} | {line['top1']['n']} |"
+        )
+    return [*lines, ""]
 
 
 def _first_answer(results: dict[str, Any]) -> str:
@@ -72,16 +90,20 @@ def _first_answer(results: dict[str, Any]) -> str:
     )
 
 
-def _percent(value: dict[str, float]) -> str:
-    return _spread({key: 100 * number for key, number in value.items()}, ".2f")
+def _percent(value: dict[str, Any]) -> str:
+    percent = {key: None if number is None else 100 * number for key, number in value.items()}
+    return _spread(percent, ".2f")
 
 
-def _spread(value: dict[str, float], form: str) -> str:
+def _spread(value: dict[str, Any], form: str) -> str:
+    if value["sd"] is None:  # of one seed
+        return f"{value['mean']:{form}}"
     return f"{value['mean']:{form}} ± {value['sd']:{form}}"
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "digits": _accuracy,
+    "cifar10-small": _accuracy,
     "first_answer": _first_answer,
 }
 

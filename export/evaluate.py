@@ -159,7 +159,9 @@ def _of_run(subject: Subject, settings: EvaluateConfig, read: Read, progress: Pr
     assert isinstance(subject.found, Run)
     device = pick_device(settings.device)
     network = checkpoint.load_network(subject.found).to(device)
-    _, batches = read(subject, _data(settings, subject.config), device)
+    _, batches = read(
+        subject, data.instead_of(subject.config.data, settings.data, settings.data_dir), device
+    )
     copies = len(network.transformations)
     modes = objective(subject.config.objective).modes
     at_once = images_at_once(subject.image, copies)
@@ -176,17 +178,14 @@ def _of_bundle(
     manifest, trained_on = subject.found.manifest, subject.config.data.data
     if settings.data is None and ":" in trained_on:
         raise ExportError(f"a bundle does not say where its data lies ({trained_on}); give --data")
-    split, batches = read(subject, _data(settings, subject.config), torch.device("cpu"))
+    split, batches = read(
+        subject,
+        data.instead_of(subject.config.data, settings.data, settings.data_dir),
+        torch.device("cpu"),
+    )
     answers = serve(predictor, split, tuple(manifest.modes), progress)
     passes = {name: mode.forward_passes for name, mode in manifest.modes.items()}
     return Answers(answers, batches.labels.cpu(), passes, "onnxruntime", predictor.provider)
-
-
-def _data(settings: EvaluateConfig, trained: TrainConfig) -> DataConfig:
-    """The data that was trained on, or that was asked for instead."""
-    given: dict[str, Any] = {"data": settings.data, "data_dir": settings.data_dir}
-    chosen = {key: value for key, value in given.items() if value is not None}
-    return dataclasses.replace(trained.data, **chosen)
 
 
 def _reader(name: str, progress: Progress) -> Read:

@@ -39,6 +39,35 @@ def soft_cross_entropy(
     return loss / total
 
 
+def inverse_weights(counts: list[int]) -> list[float]:
+    """1 / n_y, times what makes the sum the number of classes."""
+    return _summing_to_their_number([1 / count for count in counts])
+
+
+def effective_weights(counts: list[int], beta: float) -> list[float]:
+    """1 / E_n, E_n = (1 - β^n) / (1 - β), times what makes the sum the number of classes (Cui et al. 2019, 3 and 4)."""
+    return _summing_to_their_number([(1 - beta) / (1 - beta**count) for count in counts])
+
+
+def ldam_margins(counts: list[int], largest: float) -> list[float]:
+    """Δ_y = C / n_y^(1/4), C such that the largest is as given (Cao et al. 2019, section 3)."""
+    unscaled = [1 / math.sqrt(math.sqrt(count)) for count in counts]
+    return [value * (largest / max(unscaled)) for value in unscaled]
+
+
+def ldam_drw(
+    logits: Tensor, labels: Tensor, counts: list[int], *, largest: float, scale: float, beta: float
+) -> float:
+    """Weighted mean of -log of exp(s(cos_y - Δ_y)) over itself and the other classes' exp(s cos_k). logits: s cos."""
+    deltas, weights = ldam_margins(counts, largest), effective_weights(counts, beta)
+    loss = total = 0.0
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        lowered = [value - scale * deltas[k] * (k == label) for k, value in enumerate(row)]
+        loss -= weights[label] * log_softmax(lowered)[label]
+        total += weights[label]
+    return loss / total
+
+
 def joint_cross_entropy(joint: Tensor, labels: Tensor) -> float:
     """(1/M) Σ_j CE(ρ(z_j; w), (y, j)), mean over the batch. joint: (B, M, N, M), labels: (B,)."""
     losses = []
@@ -150,6 +179,10 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
             confidence = sum(max(rows[k]) for k in inside) / len(inside)
             error += len(inside) / len(rows) * abs(accuracy - confidence)
     return error
+
+
+def _summing_to_their_number(values: list[float]) -> list[float]:
+    return [value * len(values) / sum(values) for value in values]
 
 
 def _aggregated(copies: list[Rows]) -> list[float]:

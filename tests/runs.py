@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.checkpoint import Run
-from training.config import DataConfig, OptimConfig, TrainConfig
+from training.config import DataConfig, LossConfig, OptimConfig, TrainConfig
 from training.loop import train
 
 CLASSES = ("red", "green", "blue")
@@ -41,6 +41,7 @@ def tiny_run(
     side: int = 12,
     epochs: int = 1,
     weights: Path | None = None,
+    loss: LossConfig | None = None,
 ) -> Run:
     """A complete run on coloured pictures; its data lies in `folder`, the run in `folder`/run."""
     data = write_npz(folder / "colours.npz", side=side)
@@ -48,6 +49,7 @@ def tiny_run(
         TrainConfig(
             data=DataConfig(data=f"npz:{data}", workers=1),
             optim=OptimConfig(lr=0.05),
+            loss=loss or LossConfig(),
             objective=objective,
             transformations=transformations,
             backbone=backbone,

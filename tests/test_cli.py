@@ -60,6 +60,8 @@ def pictures(folder: Path, count: int = 4, size: tuple[int, int] = (16, 16)) -> 
         ("--optim.name", "sgdd", ["sgd", "adamw"]),
         ("--optim.schedule", "linear", ["cosine", "step", "constant"]),
         ("--device", "tpu", ["auto", "cpu", "cuda"]),
+        ("--class-weights", "drw", ["balanced", "effective", "deferred"]),
+        ("--policy", "augmix", ["randaugment", "autoaugment", "trivialaugment"]),
     ],
 )
 def test_unknown_name_is_answered_with_the_valid_ones(
@@ -81,6 +83,12 @@ def test_unknown_command_is_answered_with_the_valid_ones(refused: Command):
         (["--batch-size", "1"], "--batch-size is 1"),
         (["--optim.lr", "-1"], "must be above 0"),
         (["--temperature", "0"], "must be above 0"),
+        (["--cutout", "nan"], "--cutout is nan"),
+        (["--ldam", "nan"], "--ldam is nan"),
+        (["--imbalance", "0.5"], "--imbalance is 0.5"),
+        (["--train-images", "0"], "--train-images is 0"),
+        (["--train-images", "2000"], "--train-images is 2000; there are 1295 images to train on"),
+        (["--train-images", "9"], "--train-images is 9; it must be at least 10"),
         (["--val-fraction", "2"], "--val-fraction is 2"),
         (["--devices", "0"], "--devices is 0"),
         (["--devices", "3"], "128 images cannot be shared evenly by 3 devices"),

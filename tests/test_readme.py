@@ -9,7 +9,7 @@ import pytest
 import tyro
 
 import viewfold
-from benchmarks import accuracy, tables
+from benchmarks import experiments, tables
 from export.config import EvaluateConfig, ExportConfig
 from serving.start import ServeConfig
 from training import data, torchvision_sets
@@ -73,7 +73,7 @@ def test_help_lists_every_name(capsys: pytest.CaptureFixture[str]):
 def test_make_serve_trains_what_the_benchmark_measures():
     recipe = re.search(r"^RECIPE := (.*)$", MAKEFILE, re.MULTILINE)
     assert recipe is not None
-    assert tyro.cli(TrainConfig, args=recipe[1].split()) == accuracy.DIGITS
+    assert tyro.cli(TrainConfig, args=recipe[1].split()) == experiments.DIGITS
 
 
 def test_targets_of_the_documents_exist():

@@ -62,12 +62,15 @@ class WideBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """ResNet-(6n + 2): a 3 x 3 convolution, three stages of n blocks at width, 2 and 4 times width, mean pooling."""
+    """ResNet-(6n + 2): a 3 x 3 convolution, three stages of n blocks at width, 2 and 4 times width, mean pooling.
 
-    def __init__(self, blocks: int, width: int = 16) -> None:
+    stem_stride: of the first convolution; 2 halves the resolution of everything after it.
+    """
+
+    def __init__(self, blocks: int, width: int = 16, stem_stride: int = 1) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            _conv3x3(3, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            _conv3x3(3, width, stem_stride), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
         self.stages = _stages(BasicBlock, blocks, width, (width, 2 * width, 4 * width))
         self.num_features = 4 * width
@@ -98,10 +101,13 @@ class WideResNet(nn.Module):
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "resnet8": functools.partial(CifarResNet, 1),
+    # twice the width at half the resolution: faster than resnet8 on a CPU, with four times its parameters
+    "resnet8-half": functools.partial(CifarResNet, 1, 32, stem_stride=2),
     "resnet20": functools.partial(CifarResNet, 3),
     "resnet32": functools.partial(CifarResNet, 5),
     "resnet56": functools.partial(CifarResNet, 9),
     "wrn-16-2": functools.partial(WideResNet, 2, 2),
+    "wrn-16-8": functools.partial(WideResNet, 2, 8),
     "wrn-40-2": functools.partial(WideResNet, 6, 2),
 }
 

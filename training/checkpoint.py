@@ -54,6 +54,7 @@ class Problem:
     counts: tuple[int, ...]  # images to train on, to validate, to test
     versions: dict[str, str]
     pretrained_weights: dict[str, Any] | None = None  # source and licence; None: drawn at random
+    class_counts: tuple[int, ...] = ()  # images to train on of every class; older runs say nothing
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def open_run(folder: Path) -> Run:
     _check_sums(folder, "config.json", "problem.json", "validation.safetensors")
     values = _read_json(folder / "problem.json")
     try:
-        tuples = {key: tuple(values[key]) for key in ("classes", "mean", "std", "counts")}
+        tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         problem = Problem(**{**values, **tuples, "image": ImageSpec(**values["image"])})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -164,6 +165,7 @@ def build_network(config: TrainConfig, problem: Problem) -> Network:
         transformations=transformation_set(config.transformations),
         mean=problem.mean,
         std=problem.std,
+        cosine_heads=config.loss.ldam is not None,
     )
 
 

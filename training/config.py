@@ -14,6 +14,14 @@ import tyro
 from training.errors import CheckpointError
 
 Device = Literal["auto", "cpu", "cuda"]
+Policy = Literal[
+    "none",
+    "randaugment",
+    "autoaugment",
+    "autoaugment-imagenet",
+    "autoaugment-svhn",
+    "trivialaugment",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,11 @@ class DataConfig:
     """Share of the training images held out for validation where there is no validation split."""
     test_fraction: float = 0.2
     """Share of all images held out for the test where there is no test split."""
+    train_images: int | None = None
+    """Train on this many images only, drawn class by class in proportion (by --split-seed). Default: all."""
+    imbalance: float = 1.0
+    """Thin the classes out to a long tail (Cao et al. 2019): the first class, in the order of the labels, keeps so
+    many times as many training images as the last; after --train-images. Validation and test stay as they are."""
     skip_unreadable: bool = False
     """Leave files out that cannot be read, instead of stopping."""
     workers: int | None = None
@@ -75,6 +88,12 @@ class AugmentConfig:
     """Random crops: padding as a share of the side (0.125 is 4 pixels at 32); 0 for none."""
     flip: Literal["auto", "on", "off"] = "auto"
     """Random mirroring; auto: on, but for digits and letters."""
+    policy: Policy = "none"
+    """After crop and flip, torchvision's randaugment, trivialaugment, or the AutoAugment policy that was found on
+    CIFAR-10 (autoaugment), ImageNet or SVHN. Runs on the processor, image by image."""
+    cutout: float = 0.0
+    """After the policy, a square filled with the training images' mean: its side as a share of the image's (the
+    paper: 0.5 on CIFAR-10, 0.25 on CIFAR-100); 0 for none."""
     mixup: float = 0.0
     """Blend pairs of images: α of the Beta distribution that the share is drawn from (0.2 to 1); 0 for none."""
     cutmix: float = 0.0
@@ -95,6 +114,13 @@ class LossConfig:
     """Sum the losses of the M copies instead of averaging them (the released code's choice for large data sets)."""
     label_smoothing: float = 0.0
     """Share of every target that is spread evenly over the classes, within a copy's own transformation."""
+    class_weights: Literal["none", "balanced", "effective", "deferred"] = "none"
+    """Of the classes, for long tails. balanced: one over a class's number of training images; effective: one over
+    its effective number (Cui et al. 2019, β 0.9999), which is milder; deferred: effective, in the last fifth of the
+    steps only (DRW, Cao et al. 2019). With --ldam 0.5, deferred is LDAM-DRW."""
+    ldam: float | None = None
+    """LDAM (Cao et al. 2019): the rarest class's margin, in cosines (the paper: 0.5); the more images a class has,
+    the smaller is its own. The heads compare directions: logits are 30 cosines. Default: no margins, linear heads."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +142,8 @@ class TrainConfig:
     """distill, sla-sd: the run whose aggregated answer is folded into one pass. sla-sd takes its own answer where
     none is given, and with "ema" that of its averaged weights."""
     backbone: str = "resnet20"
-    """resnet8, resnet20, resnet32, resnet56, wrn-16-2, wrn-40-2, or timm/<any name of timm's>."""
+    """resnet8, resnet8-half, resnet20, resnet32, resnet56, wrn-16-2, wrn-16-8, wrn-40-2, or timm/<any name of
+    timm's>."""
     pretrained: bool = False
     """Start from timm's pretrained weights, downloaded unless the hub's cache has them."""
     weights: Path | None = None
@@ -193,6 +220,19 @@ def from_dict(values: Mapping[str, Any]) -> TrainConfig:
         raise CheckpointError(
             f"the run's config.json is malformed ({error}); train again"
         ) from None
+
+
+def default_folder(config: TrainConfig) -> Path:
+    """runs/DATA-OBJECTIVE-seedSEED."""
+    kind, _, location = config.data.data.partition(":")
+    return Path("runs") / f"{Path(location).stem or kind}-{config.objective}-seed{config.seed}"
+
+
+def absolute_paths(config: DataConfig) -> DataConfig:
+    """The same data by absolute paths, so that a run can be gone on with from another folder."""
+    kind, _, location = config.data.partition(":")
+    where = f"{kind}:{Path(location).expanduser().resolve()}" if location else kind
+    return dataclasses.replace(config, data=where, data_dir=config.data_dir.expanduser().resolve())
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """A data set by name: digits, npz:FILE, folder:DIR, or one of torchvision's (torchvision_sets.py)."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from training.splits import (
     assemble,
     split_of,
 )
+from training.subsets import thin
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 MAX_LABEL = (
@@ -43,11 +45,17 @@ EXTENSIONS = {
 
 
 def load(config: DataConfig) -> Dataset:
-    """The data set that the settings name.
+    """The data set that the settings name, its training images thinned out as they say.
 
     Raises:
         DataError: an unknown name, nothing there, or nothing that can be trained on.
+        ConfigError: more training images are asked for than there are, or fewer than there are classes.
     """
+    whole = _load(config)
+    return dataclasses.replace(whole, train=thin(whole.train, len(whole.classes), config))
+
+
+def _load(config: DataConfig) -> Dataset:
     kind, _, location = config.data.partition(":")
     if location and kind in FILE_SOURCES:
         path = Path(location).expanduser()
@@ -59,6 +67,17 @@ def load(config: DataConfig) -> Dataset:
     if config.data in torchvision_sets.SETS:
         return _torchvision(config)
     raise DataError(f"unknown data {config.data!r}; choose from {known_names()}")
+
+
+def instead_of(trained_on: DataConfig, name: str | None, data_dir: Path | None) -> DataConfig:
+    """The data that was trained on, or other data, or the same in another place, where they are given."""
+    chosen: dict[str, Any] = {}
+    if name is not None:
+        # what was trained on may have been thinned out; this is not
+        chosen |= {"data": name, "train_images": None, "imbalance": 1.0}
+    if data_dir is not None:
+        chosen["data_dir"] = data_dir
+    return dataclasses.replace(trained_on, **chosen)
 
 
 def may_be_passed_on(name: str) -> bool:

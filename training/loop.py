@@ -15,7 +15,7 @@ import torch
 from training import checkpoint, devices
 from training.batches import Batches, epoch_order
 from training.checkpoint import Run
-from training.config import TrainConfig
+from training.config import TrainConfig, default_folder
 from training.device import describe, pick_device, pick_precision
 from training.devices import Team
 from training.errors import CheckpointError, DivergedError
@@ -27,7 +27,7 @@ from training.optim import current_lr
 from training.position import Position
 from training.progress import Bar, Progress, Stopwatch
 from training.resume import continue_run, open_to_continue
-from training.setup import Prepared, check_settings, default_folder, start_run
+from training.setup import Prepared, check_settings, start_run
 from training.step import Learner, set_up, train_step
 from training.transformations import transformation_set
 

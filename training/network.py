@@ -4,15 +4,32 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from training.objectives import Logits, Objective
 from training.transformations import Transformation, transformed_copies
+
+COSINE_SCALE = 30.0  # s of LDAM's released code: what a cosine of 1 is as a logit
+
+
+class CosineLinear(nn.Module):
+    """A head without bias that compares directions: logit k is s cos(features, weight k). LDAM, Cao et al. 2019."""
+
+    def __init__(self, num_features: int, width: int, scale: float = COSINE_SCALE) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, num_features))  # any direction is as likely
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features: (..., D). Returns (..., width), in [-s, s]."""
+        return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=1))
 
 
 class Network(nn.Module):
     """A backbone with the heads of an objective. Everything a prediction needs is inside, normalisation included.
 
     mean, std: per channel, in units of the uint8 pixels (0 to 255).
+    cosine_heads: the class head and the joint head compare directions, as LDAM's margins need it.
     """
 
     mean: Tensor
@@ -27,6 +44,7 @@ class Network(nn.Module):
         transformations: Sequence[Transformation],
         mean: Sequence[float] = (127.5, 127.5, 127.5),
         std: Sequence[float] = (127.5, 127.5, 127.5),
+        cosine_heads: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -36,9 +54,10 @@ class Network(nn.Module):
         assert isinstance(num_features, int)
         passes = len(self.transformations)
         self.class_on_copies = objective.class_on_copies
-        self.class_head = nn.Linear(num_features, num_classes) if objective.class_head else None
+        head = CosineLinear if cosine_heads else nn.Linear
+        self.class_head = head(num_features, num_classes) if objective.class_head else None
         joint_width = num_classes * passes
-        self.joint_head = nn.Linear(num_features, joint_width) if objective.joint_head else None
+        self.joint_head = head(num_features, joint_width) if objective.joint_head else None
         self.transformation_head = (
             nn.Linear(num_features, passes) if objective.transformation_head else None
         )

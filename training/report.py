@@ -4,10 +4,8 @@ Reads and measures; report_page.py says how it looks. A run that is unfinished i
 validation split alone: the test split is seen once, by the finished run.
 """
 
-import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,6 +13,7 @@ from training import checkpoint
 from training.batches import Batches, prepare
 from training.checkpoint import Run
 from training.config import ReportConfig
+from training.data import instead_of
 from training.device import describe, pick_device
 from training.errors import ConfigError
 from training.evaluate import MODES, images_at_once, metrics, probabilities
@@ -130,9 +129,7 @@ def _split(
     Raises:
         DataError: the data is not there, cannot be read, or has other classes now.
     """
-    given: dict[str, Any] = {"data": config.data, "data_dir": config.data_dir}
-    chosen = {key: value for key, value in given.items() if value is not None}
-    settings = dataclasses.replace(run.config.data, **chosen)
+    settings = instead_of(run.config.data, config.data, config.data_dir)
     dataset = load_again(run, settings)
     split = dataset.test if name == "test" else dataset.val
     return prepare(split, name, run.problem.image, settings, device, progress)

@@ -13,16 +13,19 @@ from training import checkpoint, data, optim
 from training.backbones import TIMM, build_backbone, default_image_size
 from training.batches import Batches, prepare
 from training.checkpoint import Problem, Run
-from training.config import DataConfig, TrainConfig
+from training.config import DataConfig, TrainConfig, absolute_paths, default_folder
 from training.device import pick_precision
 from training.devices import check_shares
 from training.errors import ConfigError
+from training.imbalance import counted, find_weights
 from training.objectives import objective
+from training.policies import find_policy
 from training.pretrained import Start, backbone_lr_factor, check_flags, read_start
 from training.progress import Progress, Stopwatch
 from training.provenance import versions
 from training.splits import Dataset
 from training.statistics import channel_statistics, check_colours, evenly_spaced
+from training.subsets import describe
 from training.teacher import AVERAGE, check_problem, open_teacher
 from training.transformations import check_image_size, transformation_set
 
@@ -60,15 +63,20 @@ def check_settings(config: TrainConfig) -> None:
         )
     default_image_size(config.backbone)
     check_flags(config)
+    find_policy(config.augment.policy)
+    find_weights(config.loss.class_weights)
     optim.learning_rate(0, 1, config.optim)
     image_size, workers = config.data.image_size, config.data.workers
+    train_images = config.data.train_images
     ranges: dict[str, tuple[float, float, float]] = {
         "--epochs": (config.epochs, 1, math.inf),
         "--batch-size": (config.batch_size, 2, math.inf),
         "--image-size": (8 if image_size is None else image_size, 8, math.inf),
         "--beta": (config.loss.beta, 0, math.inf),
+        "--ldam": (0.0 if config.loss.ldam is None else config.loss.ldam, 0, 1),
         "--label-smoothing": (config.loss.label_smoothing, 0, 0.99),
         "--crop-padding": (config.augment.crop_padding, 0, 1),
+        "--cutout": (config.augment.cutout, 0, 1),
         "--mixup": (config.augment.mixup, 0, math.inf),
         "--cutmix": (config.augment.cutmix, 0, math.inf),
         "--mix-probability": (config.augment.mix_probability, 0, 1),
@@ -79,6 +87,8 @@ def check_settings(config: TrainConfig) -> None:
         "--devices": (1 if config.devices is None else config.devices, 1, math.inf),
         "--seed": (config.seed, 0, 2**63 - 1),  # what torch takes
         "--split-seed": (config.data.split_seed, 0, math.inf),
+        "--train-images": (1 if train_images is None else train_images, 1, math.inf),
+        "--imbalance": (config.data.imbalance, 1, 1e9),
         "--workers": (0 if workers is None else workers, 0, math.inf),
         "--resident-gib": (config.data.resident_gib, 0, math.inf),
     }
@@ -160,6 +170,7 @@ def start_run(
         counts=prepared.counts,
         versions=versions(),
         pretrained_weights=None if start is None else start.provenance,
+        class_counts=counted(config.loss, prepared.train.labels, dataset.classes),
     )
     kept = evenly_spaced(len(prepared.val), KEPT_IMAGES)
     images, labels = next(iter(prepared.val.iterate([kept])))
@@ -230,17 +241,6 @@ def read_splits(
         f"{dataset.name}: {len(train):,} images to train on, {len(val):,} to validate, {len(test):,} to test, "
         f"{len(dataset.classes)} classes, {spec.height} x {spec.width} pixels (read in {watch.seconds:.1f} s)"
     )
+    if config.train_images is not None or config.imbalance > 1:
+        progress.say(describe(train.labels.tolist(), dataset.classes))
     return Prepared(train, val, test)
-
-
-def default_folder(config: TrainConfig) -> Path:
-    """runs/DATA-OBJECTIVE-seedSEED."""
-    kind, _, location = config.data.data.partition(":")
-    return Path("runs") / f"{Path(location).stem or kind}-{config.objective}-seed{config.seed}"
-
-
-def absolute_paths(config: DataConfig) -> DataConfig:
-    """The same data by absolute paths, so that a run can be gone on with from another folder."""
-    kind, _, location = config.data.partition(":")
-    where = f"{kind}:{Path(location).expanduser().resolve()}" if location else kind
-    return dataclasses.replace(config, data=where, data_dir=config.data_dir.expanduser().resolve())

@@ -6,7 +6,7 @@ learning rate is a function of the step.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,14 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training import checkpoint, devices, mixing, optim
-from training.augment import crop_and_flip
+from training.augment import crop_and_flip, cut_out
 from training.batches import step_seed
 from training.checkpoint import Problem, Run
 from training.config import AugmentConfig, TrainConfig
 from training.device import pick_precision
 from training.devices import ALONE, Team
-from training.network import Network
+from training.imbalance import Balance, balance
+from training.network import COSINE_SCALE, Network
 from training.objectives import Terms, objective, smoothed
+from training.policies import vary
 from training.pretrained import Start
 from training.teacher import AVERAGE, Teacher, load_teacher
 
@@ -39,6 +41,7 @@ class Learner:
     optimizer: Any
     average: Any = None
     teacher: Callable[[Tensor], Tensor] | None = None
+    balance: Balance = field(default_factory=Balance)
     team: Team = ALONE
 
     @property
@@ -80,7 +83,10 @@ def set_up(run: Run, team: Team, start: Start | None = None) -> Learner:
         teacher = Teacher(average.module, objective(config.objective).modes)
     elif config.teacher is not None:
         teacher = load_teacher(run).to(team.device)
-    return Learner(config, problem, fabric, network, module, optimizer, average, teacher, team)
+    balanced = balance(config.loss, problem.class_counts, scale=COSINE_SCALE, device=team.device)
+    return Learner(
+        config, problem, fabric, network, module, optimizer, average, teacher, balanced, team
+    )
 
 
 def averaged(network: Network, decay: float) -> Any:
@@ -111,7 +117,13 @@ def train_step(
     if learner.teacher is not None:
         with learner.fabric.autocast():
             logits = logits._replace(teacher=learner.teacher(images))
-    terms = Terms(config.loss.beta, config.loss.temperature, config.loss.large_loss)
+    terms = Terms(
+        config.loss.beta,
+        config.loss.temperature,
+        config.loss.large_loss,
+        weights=learner.balance.weights_at(step, total_steps),
+        margins=learner.balance.margins,
+    )
     loss = objective(config.objective).loss(logits, targets, terms)
     optim.set_learning_rate(learner.optimizer, optim.learning_rate(step, total_steps, config.optim))
     learner.fabric.backward(loss)
@@ -131,6 +143,9 @@ def augmented(
     """
     augment, problem = learner.config.augment, learner.problem
     images, _ = crop_and_flip(images, generator, padding=problem.crop_padding_px, flip=problem.flip)
+    images, _ = vary(images, generator, policy=augment.policy)
+    hidden_px = round(augment.cutout * min(images.shape[1:3]))
+    images, _ = cut_out(images, generator, size_px=hidden_px, fill=problem.mean)
     targets = F.one_hot(labels, len(problem.classes)).float()
     targets = smoothed(targets, learner.config.loss.label_smoothing)
     if not mixes(augment):

@@ -21,7 +21,7 @@ from serving.predictor import Predictor
 from tests.runs import tiny_run, write_npz
 from training import checkpoint
 from training.checkpoint import Run
-from training.config import DataConfig
+from training.config import DataConfig, LossConfig
 from training.errors import CheckpointError
 from training.progress import Progress
 
@@ -34,7 +34,8 @@ def _convert_once(monkeypatch: pytest.MonkeyPatch, converted: dict[str, bytes]):
     def convert_or_recall(
         graph: OnePass, shape: Signature, facts: dict[str, str]
     ) -> onnx.ModelProto:
-        key = f"{facts['mode']} {facts['transformations']} {facts['image']} {type(graph.network.backbone).__name__}"
+        parts = (type(part).__name__ for part in graph.network.children())
+        key = f"{facts['mode']} {facts['transformations']} {facts['image']} {[*parts]}"
         if key not in converted:
             converted[key] = convert_now(graph, shape, facts).SerializeToString()
         return onnx.ModelProto.FromString(converted[key])
@@ -110,6 +111,16 @@ def test_every_objective_and_transformation_exports(
     manifest = export(ExportConfig(run.folder, tmp_path / "bundle")).manifest
     assert {mode: value.forward_passes for mode, value in manifest.modes.items()} == passes
     assert manifest.parity["agreement"] == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["sla-sd", "baseline"])
+def test_cosine_heads_of_ldam_export(tmp_path: Path, objective: str):
+    loss = LossConfig(ldam=0.5, class_weights="deferred")
+    run = tiny_run(tmp_path, objective=objective, loss=loss)
+    manifest = export(ExportConfig(run.folder, tmp_path / "bundle")).manifest
+    assert manifest.parity["agreement"] == 1.0
+    assert 0 < manifest.parity["max_abs_diff"] <= manifest.parity["tolerance"]
 
 
 @pytest.mark.slow

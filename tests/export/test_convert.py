@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -5,12 +6,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 
 from export import convert
 from export.graphs import build_graph, signature
 from serving.bundle import read
 from training import checkpoint
 from training.checkpoint import Run
+from training.config import LossConfig
 
 MODES = ("distilled", "single", "aggregated")
 
@@ -45,6 +48,18 @@ def test_batch_axis_is_free(models: dict[str, onnx.ModelProto], tmp_path: Path):
         (3, 4, 3),
         (64, 4, 3),
     ]
+
+
+@pytest.mark.parametrize("mode", ["distilled", "single"])
+def test_cosine_heads_say_in_onnx_what_they_say_in_torch(trained: Run, tmp_path: Path, mode: str):
+    config = dataclasses.replace(trained.config, loss=LossConfig(ldam=0.5))
+    network = checkpoint.build_network(config, trained.problem).eval()
+    graph, shape = build_graph(network, mode), signature(network, mode, height=12, width=12)
+    files, _ = convert.save({mode: convert.to_onnx(graph, shape, {})}, tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (5, 12, 12, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = graph(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(answers(files[mode], 5)[0], expected, atol=1e-5)
 
 
 def test_metadata_makes_a_graph_explain_itself(exported: Path):

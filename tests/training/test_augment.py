@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.augment import CropFlip, apply_crop_flip, crop_and_flip
+from training.augment import (
+    CropFlip,
+    CutOut,
+    apply_crop_flip,
+    apply_cut_out,
+    crop_and_flip,
+    cut_out,
+)
 
 
 def random_images(batch: int = 6, height: int = 5, width: int = 7) -> Tensor:
@@ -103,3 +110,60 @@ def test_crops_do_not_depend_on_whether_flips_are_on():
 def test_one_image_is_a_batch():
     found, _ = crop_and_flip(random_images(batch=1), seeded(), padding=1, flip=True)
     assert found.shape == (1, 5, 7, 3)
+
+
+# cutout
+
+
+def hidden(images: Tensor, drawn: CutOut, fill: tuple[int, int, int]) -> Tensor:
+    """The square painted pixel by pixel, from the parameters."""
+    out = images.clone()
+    for b in range(len(images)):
+        top, left = (int(v) - drawn.size_px // 2 for v in drawn.centre[b])
+        for y in range(images.shape[1]):
+            for x in range(images.shape[2]):
+                if 0 <= y - top < drawn.size_px and 0 <= x - left < drawn.size_px:
+                    out[b, y, x] = torch.tensor(fill, dtype=torch.uint8)
+    return out
+
+
+@pytest.mark.parametrize("size_px", [1, 2, 3, 5, 20])
+def test_cut_out_matches_the_loop_over_its_own_parameters(size_px: int):
+    images = random_images()
+    before = images.clone()
+    found, drawn = cut_out(images, seeded(), size_px=size_px, fill=(9.6, 20.2, 30.0))
+    assert torch.equal(found, hidden(images, drawn, (10, 20, 30)))
+    assert torch.equal(found, apply_cut_out(images, drawn, (9.6, 20.2, 30.0)))
+    assert torch.equal(images, before)
+    assert found.dtype == torch.uint8
+
+
+def test_square_in_the_middle_hides_its_area_and_one_at_the_corner_a_quarter():
+    images = torch.full((2, 8, 8, 3), 200, dtype=torch.uint8)
+    drawn = CutOut(torch.tensor([[4, 4], [0, 0]]), 4)
+    found = apply_cut_out(images, drawn, (0.0, 0.0, 0.0))
+    assert (found[..., 0] == 0).sum((1, 2)).tolist() == [16, 4]
+
+
+def test_centres_are_any_pixel():
+    _, drawn = cut_out(random_images(batch=900), seeded(), size_px=2, fill=(0.0, 0.0, 0.0))
+    assert drawn.centre[:, 0].unique().tolist() == list(range(5))
+    assert drawn.centre[:, 1].unique().tolist() == list(range(7))
+
+
+def test_square_of_no_size_changes_and_draws_nothing():
+    images, generator = random_images(), seeded()
+    found, _ = cut_out(images, generator, size_px=0, fill=(1.0, 1.0, 1.0))
+    assert torch.equal(found, images)
+    assert torch.equal(generator.get_state(), seeded().get_state())
+
+
+def test_same_seed_hides_the_same_squares_and_the_global_generator_is_not_touched():
+    before = torch.get_rng_state()
+    one, two, other = (
+        cut_out(random_images(), seeded(seed), size_px=3, fill=(0.0, 0.0, 0.0))[0]
+        for seed in (5, 5, 6)
+    )
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)

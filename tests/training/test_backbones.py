@@ -21,9 +21,20 @@ def test_resnet_has_the_papers_number_of_parameters(name: str, millions: float):
     assert round((parameters(network) + classifier) / 1e6, 2) == millions
 
 
-def test_wide_resnet_has_the_papers_number_of_parameters():
-    network = build_backbone("wrn-40-2", (32, 32))
-    assert round((parameters(network) + 128 * 10 + 10) / 1e6, 1) == 2.2  # Zagoruyko 2016, table 5
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("wrn-40-2", 2.2), ("wrn-16-8", 11.0)],  # Zagoruyko and Komodakis 2016
+)
+def test_wide_resnet_has_the_papers_number_of_parameters(name: str, millions: float):
+    network = build_backbone(name, (32, 32))
+    classifier = network.num_features * 10 + 10
+    assert round((parameters(network) + classifier) / 1e6, 1) == millions
+
+
+def test_half_resnet_works_at_half_the_resolution():
+    network = build_backbone("resnet8-half", (32, 32)).eval()
+    with torch.no_grad():
+        assert network.stem(torch.randn(1, 3, 32, 32)).shape == (1, 32, 16, 16)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (32, 32), (17, 24)])

@@ -119,6 +119,33 @@ def test_transformation_head_belongs_to_mt_alone():
         assert network(name)(images()).transformation is None
 
 
+@pytest.mark.parametrize("name", ["baseline", "da", "mt", "sla", "sla-sd"])
+def test_cosine_heads_compare_directions(name: str):
+    found = network(name, cosine_heads=True)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
+    found = found.double()
+    heads = ((found.class_head, found.class_logits), (found.joint_head, found.joint_logits))
+    for head, logits in heads:
+        if head is None:
+            continue
+        answer = logits(features).flatten(2)  # (B, M, N) or (B, M, N * M)
+        for k, weight in enumerate(head.weight):
+            cosine = (features @ weight) / (features.norm(dim=-1) * weight.norm())
+            torch.testing.assert_close(answer[..., k], 30 * cosine)
+        torch.testing.assert_close(logits(7 * features).flatten(2), answer)
+
+
+def test_cosine_of_features_that_are_all_zero_is_a_number():
+    found = network(cosine_heads=True)
+    assert (found.class_logits(torch.zeros(2, 3)) == 0).all()
+
+
+def test_heads_are_linear_unless_asked():
+    assert isinstance(network().class_head, nn.Linear)
+    assert isinstance(network("mt", cosine_heads=True).transformation_head, nn.Linear)
+
+
 def test_sla_has_no_class_head():
     found = network("sla")
     assert found.class_head is None

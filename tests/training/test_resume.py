@@ -42,6 +42,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adamw": {"optim": OptimConfig(name="adamw", lr=0.003)},
     "bf16": {"precision": "bf16"},
     "baseline": {"objective": "baseline"},
+    "policy": {"augment": AugmentConfig(policy="randaugment", cutout=0.5)},
+    "ldam-drw": {"loss": LossConfig(ldam=0.5, class_weights="deferred")},
     "averaged, mixed and smoothed": {
         "ema": 0.9,
         "teacher": "ema",

@@ -8,14 +8,20 @@ import torch
 
 from serving.images import ImageSpec
 from tests.training.data_sets import array_split, write_npz
-from training.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, TrainConfig
+from training.config import (
+    AugmentConfig,
+    DataConfig,
+    LossConfig,
+    OptimConfig,
+    TrainConfig,
+    absolute_paths,
+    default_folder,
+)
 from training.errors import ConfigError
 from training.progress import Progress
 from training.resume import changed_settings
 from training.setup import (
-    absolute_paths,
     check_settings,
-    default_folder,
     image_spec,
     random_flips,
     start_run,
@@ -40,6 +46,8 @@ WRONG_NUMBERS = {
     "--batch-size": {"batch_size": 1},
     "--beta": {"loss": LossConfig(beta=-0.1)},
     "--crop-padding": {"augment": AugmentConfig(crop_padding=-0.1)},
+    "--cutout": {"augment": AugmentConfig(cutout=1.5)},
+    "--ldam": {"loss": LossConfig(ldam=1.5)},
     "--temperature": {"loss": LossConfig(temperature=0.0)},
     "--label-smoothing": {"loss": LossConfig(label_smoothing=1.0)},
     "--mixup": {"augment": AugmentConfig(mixup=-0.2)},
@@ -53,6 +61,8 @@ WRONG_NUMBERS = {
     "--devices": {"devices": 0},
     "--optim.backbone-lr-factor": {"optim": OptimConfig(backbone_lr_factor=0.0)},
     "--split-seed": {"data": DataConfig(split_seed=-1)},
+    "--train-images": {"data": DataConfig(train_images=0)},
+    "--imbalance": {"data": DataConfig(imbalance=0.5)},
     "--workers": {"data": DataConfig(workers=-1)},
     "--resident-gib": {"data": DataConfig(resident_gib=-1.0)},
     "--optim.lr": {"optim": OptimConfig(lr=0.0)},
@@ -74,8 +84,16 @@ def test_number_out_of_its_range_is_refused(flag: str):
         {"loss": LossConfig(beta=NAN)},
         {"loss": LossConfig(temperature=NAN)},
         {"seed": 2**63},
+        {"augment": AugmentConfig(cutout=NAN)},
+        {"loss": LossConfig(ldam=NAN)},
+        {"loss": LossConfig(ldam=-0.5)},
+        {"augment": AugmentConfig(cutout=-0.1)},
         {"data": DataConfig(val_fraction=NAN)},
         {"data": DataConfig(image_size=0)},
+        {"data": DataConfig(train_images=-5)},
+        {"data": DataConfig(imbalance=NAN)},
+        {"data": DataConfig(imbalance=math.inf)},
+        {"data": DataConfig(imbalance=-100.0)},
         {"optim": OptimConfig(lr=NAN)},
         {"optim": OptimConfig(momentum=NAN)},
     ],
@@ -93,6 +111,8 @@ def test_what_is_no_usable_number_is_refused(wrong: dict[str, object]):
         {"backbone": "resnet21"},
         {"backbone": "timm/resnet18x"},
         {"optim": OptimConfig(name="adam")},
+        {"augment": AugmentConfig(policy="augmix")},
+        {"loss": LossConfig(class_weights="drw")},
         {"optim": OptimConfig(schedule="linear")},
     ],
 )
