@@ -25,6 +25,7 @@ from serving.images import ImageSpec
 from training.checkpoint import Problem, Run, build_network
 from training.config import AugmentConfig, OptimConfig, TrainConfig
 from training.device import describe, pick_device
+from training.devices import Team
 from training.network import Network
 from training.provenance import versions
 from training.step import Learner, set_up, train_step
@@ -133,7 +134,7 @@ def ours(config: TrainConfig, images: Tensor, labels: Tensor, device: torch.devi
 
 def learner_of(config: TrainConfig, device: torch.device) -> Learner:
     """What a step needs, without a run on disk."""
-    learner = set_up(Run(Path(), config, PROBLEM), device)
+    learner = set_up(Run(Path(), config, PROBLEM), Team(device))
     learner.module.train()
     return learner
 
@@ -251,7 +252,7 @@ def loss_difference(config: TrainConfig, images: Tensor, labels: Tensor) -> floa
     """
     exact = {**vars(config), "precision": "fp32", "augment": AugmentConfig(0.0, "off")}
     problem = Problem(**{**vars(PROBLEM), "crop_padding_px": 0, "flip": False})
-    learner = set_up(Run(Path(), TrainConfig(**exact), problem), torch.device("cpu"))
+    learner = set_up(Run(Path(), TrainConfig(**exact), problem), Team(torch.device("cpu")))
     learner.module.train()
     network, _ = plain_network(config, torch.device("cpu"))
     pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1

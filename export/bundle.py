@@ -35,7 +35,7 @@ from training.evaluate import MODES, Metrics, images_at_once, metrics, probabili
 from training.network import Network
 from training.objectives import objective
 from training.progress import Progress, Stopwatch
-from training.setup import load_again
+from training.resume import load_again
 from training.splits import ArrayPictures, Split, split_of
 
 SAMPLES = 10  # example images in a bundle, one a class as far as they go
@@ -269,11 +269,16 @@ def _provenance(run: Run) -> dict[str, Any]:
     data_settings = dataclasses.replace(
         run.config.data, data=data.bare_name(run.config.data.data), data_dir=DataConfig().data_dir
     )
-    settings = config.to_dict(dataclasses.replace(run.config, data=data_settings, out=None))
+    weights = None if run.config.weights is None else Path(run.config.weights.name)
+    teacher = None if run.config.teacher is None else Path(run.config.teacher).name
+    settings = dataclasses.replace(
+        run.config, data=data_settings, weights=weights, teacher=teacher, out=None
+    )
     return {
         "data": data.bare_name(run.config.data.data),
+        "pretrained_weights": run.problem.pretrained_weights,
         "seed": run.config.seed,
-        "config": settings,
+        "config": config.to_dict(settings),
         "versions": run.problem.versions,
     }
 

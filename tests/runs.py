@@ -40,6 +40,7 @@ def tiny_run(
     backbone: str = "resnet8",
     side: int = 12,
     epochs: int = 1,
+    weights: Path | None = None,
     loss: LossConfig | None = None,
 ) -> Run:
     """A complete run on coloured pictures; its data lies in `folder`, the run in `folder`/run."""
@@ -52,6 +53,7 @@ def tiny_run(
             objective=objective,
             transformations=transformations,
             backbone=backbone,
+            weights=weights,
             epochs=epochs,
             batch_size=16,
             precision="fp32",

@@ -90,12 +90,25 @@ def test_unknown_command_is_answered_with_the_valid_ones(refused: Command):
         (["--train-images", "2000"], "--train-images is 2000; there are 1295 images to train on"),
         (["--train-images", "9"], "--train-images is 9; it must be at least 10"),
         (["--val-fraction", "2"], "--val-fraction is 2"),
+        (["--devices", "0"], "--devices is 0"),
+        (["--devices", "3"], "128 images cannot be shared evenly by 3 devices"),
+        (["--pretrained"], "resnet20, which has no published weights"),
+        (["--weights", "nowhere.pt"], "--weights nowhere.pt does not exist"),
+        (["--pretrained", "--weights", "w.pt", "--backbone", "timm/resnet18"], "are both given"),
+        (["--optim.backbone-lr-factor", "-0.5"], "--optim.backbone-lr-factor is -0.5"),
         (["--epochs", "many"], "many"),
         (["--no-such-flag"], "no-such-flag"),
     ],
 )
 def test_bad_number_or_flag(refused: Command, tmp_path: Path, arguments: list[str], said: str):
     assert said in refused("train", "--out", tmp_path / "run", *arguments)
+
+
+def test_weights_with_code_in_them(refused: Command, tmp_path: Path):
+    torch.save({"stem.0.weight": Path("code")}, tmp_path / "w.pt")
+    said = refused("train", "--weights", tmp_path / "w.pt", "--out", tmp_path / "run")
+    assert "cannot be read as weights" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_folder_with_one_class(refused: Command, tmp_path: Path):

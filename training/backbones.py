@@ -8,6 +8,7 @@ Both take (B, 3, H, W) float of any size from 8 pixels on and give (B, D).
 import difflib
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -141,10 +142,9 @@ def default_image_size(name: str) -> int:
 
 
 def _timm_backbone(name: str, image_size: tuple[int, int]) -> nn.Module:
-
     known = _known_to_timm(name)
     try:
-        network = _create(known, image_size)
+        network = create_timm(known, image_size)
         # a trial, because what a model says of its output's width is not true of every family
         with torch.inference_mode():
             features = network.eval()(torch.zeros(1, 3, *image_size))
@@ -158,14 +158,29 @@ def _timm_backbone(name: str, image_size: tuple[int, int]) -> nn.Module:
     return network.train()
 
 
-def _create(known: str, image_size: tuple[int, int]) -> nn.Module:
+def create_timm(
+    name: str,
+    image_size: tuple[int, int],
+    *,
+    pretrained: bool = False,
+    overlay: dict[str, Any] | None = None,
+) -> nn.Module:
+    """A network of timm's by its name there (timm/ before it or not), without a classifier, untried.
+
+    pretrained: with the weights that timm loads for it. overlay: changes to timm's configuration of them.
+
+    Raises:
+        ConfigError: timm has no model of that name.
+    """
+    known = _known_to_timm(name.removeprefix(TIMM))
     import timm
 
     network: nn.Module
+    weights: dict[str, Any] = {"pretrained": pretrained, "pretrained_cfg_overlay": overlay}
     try:
-        network = timm.create_model(known, num_classes=0, img_size=image_size)
+        network = timm.create_model(known, num_classes=0, img_size=image_size, **weights)
     except TypeError:  # a convolutional network: it has no image size of its own
-        network = timm.create_model(known, num_classes=0)
+        network = timm.create_model(known, num_classes=0, **weights)
     return network
 
 

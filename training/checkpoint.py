@@ -43,7 +43,7 @@ TEACHER = "teacher"
 
 @dataclass(frozen=True)
 class Problem:
-    """What the data decided of a run. mean, std: per channel, in units of uint8 pixels."""
+    """What the data decided of a run. mean, std: per channel, of uint8 pixels; with pretrained weights theirs."""
 
     classes: tuple[str, ...]
     image: ImageSpec
@@ -53,6 +53,7 @@ class Problem:
     flip: bool
     counts: tuple[int, ...]  # images to train on, to validate, to test
     versions: dict[str, str]
+    pretrained_weights: dict[str, Any] | None = None  # source and licence; None: drawn at random
     class_counts: tuple[int, ...] = ()  # images to train on of every class; older runs say nothing
 
 
@@ -144,17 +145,15 @@ def open_run(folder: Path) -> Run:
             f"{folder} is not a run: it has no config.json; make one with `viewfold train`"
         )
     _check_sums(folder, "config.json", "problem.json", "validation.safetensors")
-    config = settings.from_dict(_read_json(folder / "config.json"))
     values = _read_json(folder / "problem.json")
     try:
-        image = ImageSpec(**values["image"])
         tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-        problem = Problem(**{**values, **tuples, "image": image})
+        problem = Problem(**{**values, **tuples, "image": ImageSpec(**values["image"])})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder / 'problem.json'} is malformed ({error}); train again"
         ) from None
-    return Run(folder, config, problem)
+    return Run(folder, settings.from_dict(_read_json(folder / "config.json")), problem)
 
 
 def build_network(config: TrainConfig, problem: Problem) -> Network:
@@ -227,10 +226,9 @@ def read(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state as named tensors: "<parameter>.<key>"."""
-    state = optimizer.state_dict()["state"]
     return {
         f"{i}.{key}": value
-        for i, entry in state.items()
+        for i, entry in optimizer.state_dict()["state"].items()
         for key, value in entry.items()
         if value is not None
     }

@@ -76,6 +76,8 @@ class OptimConfig:
     """cosine: to zero; step: a tenth at 1/2 and again at 3/4 (the paper); constant."""
     warmup: float = 0.05
     """Share of all steps in which the learning rate rises linearly to its peak."""
+    backbone_lr_factor: float | None = None
+    """What the backbone's learning rate is of the heads'. Default: 0.1 from pretrained weights, else 1."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,10 @@ class TrainConfig:
     backbone: str = "resnet20"
     """resnet8, resnet8-half, resnet20, resnet32, resnet56, wrn-16-2, wrn-16-8, wrn-40-2, or timm/<any name of
     timm's>."""
+    pretrained: bool = False
+    """Start from timm's pretrained weights, downloaded unless the hub's cache has them."""
+    weights: Path | None = None
+    """Start from the backbone's weights in this file (.safetensors, or a state dict by torch.save) or run folder."""
     epochs: int = 60
     """Passes over the training images."""
     batch_size: int = 128
@@ -153,6 +159,8 @@ class TrainConfig:
     """Of the initial weights, the order and the augmentation."""
     device: Device = "auto"
     """cuda fails where there is none; auto takes it where there is one."""
+    devices: int | None = None
+    """How many devices (GPUs, or processes on the CPU) share every batch. Default: 1; under torchrun all of its."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of training; auto: bf16 where the processor or GPU computes in it, else fp32. Evaluation is always fp32."""
     channels_last: bool = True
@@ -198,7 +206,8 @@ def from_dict(values: Mapping[str, Any]) -> TrainConfig:
         data = dict(values["data"])
         data["data_dir"] = Path(data["data_dir"])
         paths = {
-            key: Path(values[key]) if values[key] is not None else None for key in ("out", "resume")
+            key: Path(values[key]) if values.get(key) is not None else None
+            for key in ("out", "resume", "weights")
         }
         nested = {
             "data": DataConfig(**data),

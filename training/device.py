@@ -31,8 +31,10 @@ def pick_precision(name: Precision, device: torch.device) -> Literal["32-true", 
     return "bf16-mixed" if wanted else "32-true"
 
 
-def describe(device: torch.device) -> str:
-    """The hardware in words, for logs and results."""
+def describe(device: torch.device, count: int = 1) -> str:
+    """The hardware in words, for logs and results. count: of the devices, or of the processes on a CPU."""
+    if count > 1:
+        return f"{count} x {describe(device)}"
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{cpu_name()}, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"

@@ -4,6 +4,7 @@ TrainingError
 ├── ConfigError        a setting that is unknown, or that does not fit another one
 ├── DataError          images or labels that cannot be trained on
 ├── CheckpointError    a run folder or a checkpoint that is missing, incomplete or altered
+├── WeightsError       pretrained weights that cannot be fetched or read, or are of another network
 └── DivergedError      the loss is no longer a finite number
 """
 
@@ -22,6 +23,10 @@ class DataError(TrainingError):
 
 class CheckpointError(TrainingError):
     """A run folder or a checkpoint that is missing, incomplete or altered."""
+
+
+class WeightsError(TrainingError):
+    """Pretrained weights that cannot be fetched or read, or are of another network."""
 
 
 class DivergedError(TrainingError):

@@ -15,12 +15,16 @@ class Flag:
 
 
 @contextmanager
-def interruption() -> Iterator[Flag]:
-    """The first SIGINT or SIGTERM raises the flag; a second one interrupts at once."""
+def interruption(*, patient: bool = False) -> Iterator[Flag]:
+    """The first SIGINT or SIGTERM raises the flag; a second one interrupts at once.
+
+    patient: later ones change nothing. One of several processes may get the same Ctrl-C from the terminal and
+    from its launcher, and it is the launcher that loses patience.
+    """
     flag = Flag()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if flag.raised:
+        if flag.raised and not patient:
             raise KeyboardInterrupt
         flag.raised = True
 

@@ -8,39 +8,28 @@ with the very weights of an uninterrupted one (bitwise on a CPU).
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from training import checkpoint
+from training import checkpoint, devices
 from training.batches import Batches, epoch_order
 from training.checkpoint import Run
-from training.config import TrainConfig
+from training.config import TrainConfig, default_folder
 from training.device import describe, pick_device, pick_precision
-from training.errors import DivergedError
+from training.devices import Team
+from training.errors import CheckpointError, DivergedError
 from training.evaluate import MODES, Metrics, evaluate, images_at_once
 from training.history import History
 from training.interrupt import Flag, interruption
 from training.objectives import objective
+from training.optim import current_lr
+from training.position import Position
 from training.progress import Bar, Progress, Stopwatch
-from training.setup import Prepared, check_settings, continue_run, open_to_continue, start_run
+from training.resume import continue_run, open_to_continue
+from training.setup import Prepared, check_settings, start_run
 from training.step import Learner, set_up, train_step
 from training.transformations import transformation_set
-
-
-@dataclass
-class Position:
-    """How far a run has come. epoch_loss: the sum of the losses of this epoch's steps so far."""
-
-    step: int = 0
-    epoch_loss: float = 0.0
-    seconds: float = 0.0
-    best_epoch: int | None = None
-    best_top1: float = -1.0
-    best_nll: float = math.inf
-
-    def improved_by(self, metrics: Metrics) -> bool:
-        """Whether these validation metrics are better: a higher top-1, or the same with a lower NLL."""
-        return (metrics.top1, -metrics.nll) > (self.best_top1, -self.best_nll)
 
 
 @dataclass(frozen=True)
@@ -59,6 +48,11 @@ class Trainer:
         return self.run.config
 
     @property
+    def team(self) -> Team:
+        """The processes that train."""
+        return self.learner.team
+
+    @property
     def modes(self) -> tuple[str, ...]:
         """The modes that the objective can answer in, its default first."""
         return objective(self.config.objective).modes
@@ -75,41 +69,66 @@ def train(config: TrainConfig) -> Run:
     Raises:
         TrainingError: settings, data or a checkpoint that will not do, or a loss that diverged.
     """
-    progress = Progress()
+    run = None
     if config.resume is None:
         check_settings(config)
-        device = pick_device(config.device)
-        run, prepared = start_run(config, device, progress)
+        folder = (config.out or default_folder(config)).expanduser()
+        checkpoint.check_new(folder)
     else:
-        run = open_to_continue(config, config.resume.expanduser())
+        folder = config.resume.expanduser()
+        run = open_to_continue(config, folder)
         if run.complete:
-            progress.say(f"{run.folder} is complete already")
+            Progress().say(f"{folder} is complete already")
             return run
-        device = pick_device(run.config.device)
-        prepared = continue_run(run, device, progress)
-    trainer = _set_up(run, prepared, device, progress)
-    position = _restore(trainer) if config.resume is not None else Position()
-    with interruption() as interrupted:
+    settings = config if run is None else run.config
+    device = pick_device(settings.device)
+    processes = devices.count(config.devices, settings.devices, settings.batch_size, device)
+    if processes > 1 and not devices.launched():
+        devices.launch(train, config, processes)
+        return checkpoint.open_run(folder)
+    with devices.joined(processes, device) as team:
+        return _train(dataclasses.replace(settings, devices=processes), run, folder, team)
+
+
+def _train(config: TrainConfig, run: Run | None, folder: Path, team: Team) -> Run:
+    """In one process of a team. run: the one to go on with; None: a new one in the folder."""
+    progress, begun = Progress(quiet=not team.first), run is not None
+    with team.first_ahead():
+        if run is None and team.first:
+            run, prepared = start_run(config, team.device, progress)
+        else:
+            run = run or checkpoint.open_run(folder)
+            prepared = continue_run(run, team.device, progress)
+    devices.check_shares(min(config.batch_size, len(prepared.train)), team.size)
+    trainer = _set_up(run, prepared, team, progress)
+    with team.first_ahead():
+        position = _restore(trainer) if begun else Position()
+        if begun and team.first:
+            trainer.history.truncate(position.step // trainer.steps_per_epoch)
+    if prepared.start is not None:  # so that going on never needs the pretrained weights again
+        _save_last(trainer, position)
+    with interruption(patient=team.size > 1) as interrupted:
         finished = _epochs(trainer, position, interrupted)
-    if finished:
-        _finish(trainer, position, device)
-    else:
+    with team.first_ahead():  # the others leave a run that is complete
+        if finished and team.first:
+            _finish(trainer, position)
+    if not finished:
         progress.say(
             f"interrupted at step {position.step}; go on with\n  {checkpoint.resume_command(run.folder)}"
         )
     return run
 
 
-def _set_up(run: Run, prepared: Prepared, device: torch.device, progress: Progress) -> Trainer:
+def _set_up(run: Run, prepared: Prepared, team: Team, progress: Progress) -> Trainer:
     config = run.config
-    learner = set_up(run, device)
+    learner = set_up(run, team, prepared.start)
     network = learner.network
     count = sum(parameter.numel() for parameter in network.parameters())
     transforms = objective(config.objective).transforms
     copies = f"M = {len(network.transformations)}, " if transforms else ""
     progress.say(
         f"{config.objective} with {config.backbone} ({count:,} parameters), "
-        f"{copies}on {describe(device)}, {pick_precision(config.precision, device)}"
+        f"{copies}on {describe(team.device, team.size)}, {pick_precision(config.precision, team.device)}"
     )
     return Trainer(run, prepared, learner, History(run.folder), progress)
 
@@ -134,7 +153,7 @@ def _epochs(trainer: Trainer, position: Position, interrupted: Flag) -> bool:
                 _save_last(trainer, position)
                 return False
             _close_epoch(trainer, position, epoch, rate)
-            if interrupted.raised:
+            if trainer.team.agreed(interrupted.raised):
                 return position.step >= total
     return True
 
@@ -152,10 +171,11 @@ def _train_epoch(
         losses += train_step(trainer.learner, images, labels, position.step, total)
         position.step += 1
         bar.advance(f"epoch {epoch + 1}/{config.epochs}")
-        if interrupted.raised and position.step < (epoch + 1) * len(order):
-            position.epoch_loss = losses.item()
+        stop = trainer.team.agreed(interrupted.raised)
+        if stop and position.step < (epoch + 1) * len(order):
+            position.epoch_loss = trainer.team.mean(losses.item())
             return False
-    position.epoch_loss = losses.item()
+    position.epoch_loss = trainer.team.mean(losses.item())
     if not math.isfinite(position.epoch_loss):
         raise DivergedError(
             f"the loss is {position.epoch_loss} in epoch {epoch + 1}; try a lower --optim.lr"
@@ -164,7 +184,10 @@ def _train_epoch(
 
 
 def _close_epoch(trainer: Trainer, position: Position, epoch: int, rate: float) -> None:
-    """Validate, keep the best weights, save, and write the epoch down."""
+    """Validate, keep the best weights, save, and write the epoch down: in the first process; the others go on."""
+    if not trainer.team.first:
+        position.epoch_loss = 0.0
+        return
     metrics = _evaluate(trainer, trainer.prepared.val)
     chosen = metrics[trainer.modes[0]]
     if position.improved_by(chosen):
@@ -182,7 +205,7 @@ def _close_epoch(trainer: Trainer, position: Position, epoch: int, rate: float) 
         )
     loss = position.epoch_loss / trainer.steps_per_epoch
     position.epoch_loss = 0.0
-    lr = trainer.learner.optimizer.param_groups[0]["lr"]
+    lr = current_lr(trainer.learner.optimizer)
     trainer.history.add(  # before the checkpoint: a row too many is forgotten, one too few is lost
         epoch + 1, step=position.step, lr=lr, loss=loss, val=metrics, images_per_second=rate
     )
@@ -200,6 +223,8 @@ def _evaluate(trainer: Trainer, split: Batches) -> dict[str, Metrics]:
 
 
 def _save_last(trainer: Trainer, position: Position) -> None:
+    if not trainer.team.first:
+        return
     learner = trainer.learner
     tensors = {
         "weights": learner.network.state_dict(),
@@ -214,7 +239,10 @@ def _save_last(trainer: Trainer, position: Position) -> None:
 def _restore(trainer: Trainer) -> Position:
     folder = trainer.run.folder / "last"
     if not folder.exists() and not folder.with_name("last.old").exists():
-        trainer.history.truncate(0)
+        if trainer.run.problem.pretrained_weights is not None:
+            raise CheckpointError(
+                f"{trainer.run.folder} was stopped before its pretrained weights were saved; remove it and train again"
+            )
         return Position()  # interrupted before the first checkpoint
     weights, state = checkpoint.read(folder, "weights")
     tensors, _ = checkpoint.read(folder, "optimizer")
@@ -224,14 +252,13 @@ def _restore(trainer: Trainer) -> Position:
     if learner.average is not None:
         learner.average.module.load_state_dict(checkpoint.read(folder, "average")[0])
     position = Position(**state)
-    trainer.history.truncate(position.step // trainer.steps_per_epoch)
     trainer.progress.say(f"going on from step {position.step}")
     return position
 
 
-def _finish(trainer: Trainer, position: Position, device: torch.device) -> None:
+def _finish(trainer: Trainer, position: Position) -> None:
     """The test split, seen once, by the weights that validation chose."""
-    run, config = trainer.run, trainer.config
+    run, config, team = trainer.run, trainer.config, trainer.team
     best, state = checkpoint.read(run.folder / "best", "weights")
     trainer.learner.shown.load_state_dict(best)
     test = _evaluate(trainer, trainer.prepared.test)
@@ -245,9 +272,10 @@ def _finish(trainer: Trainer, position: Position, device: torch.device) -> None:
         "val": state["val"],
         "best_epoch": position.best_epoch,
         "seconds": round(position.seconds, 1),
-        "hardware": describe(device),
-        "precision": pick_precision(config.precision, device),
+        "hardware": describe(team.device, team.size),
+        "precision": pick_precision(config.precision, team.device),
         "versions": run.problem.versions,
+        "pretrained_weights": run.problem.pretrained_weights,
     }
     checkpoint.write_json(run.folder / "result.json", result)
     trainer.progress.say(f"best epoch {position.best_epoch}; test:")

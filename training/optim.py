@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,16 +14,19 @@ DEFAULT_LR = {"sgd": 0.1, "adamw": 1e-3}
 
 
 def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser of all parameters.
+    """The optimiser of all parameters, those of network.backbone in a group of their own if its rate is another.
 
     Raises:
         ConfigError: no optimiser has that name.
     """
     lr = peak_lr(config)
+    groups = _groups(
+        network, 1.0 if config.backbone_lr_factor is None else config.backbone_lr_factor
+    )
     if config.name == "adamw":
-        return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(
-        network.parameters(),
+        groups,
         lr=lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
@@ -57,9 +61,24 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group this learning rate."""
+    """Give every parameter group this learning rate, times the group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)
+
+
+def current_lr(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate that was set last: that of the heads, whose group is the last."""
+    return float(optimizer.param_groups[-1]["lr"])
+
+
+def _groups(network: nn.Module, backbone_lr_factor: float) -> list[dict[str, Any]]:
+    """The parameters in the network's own order, so that a checkpoint's state fits however they are grouped."""
+    if backbone_lr_factor == 1:
+        return [{"params": list(network.parameters())}]
+    backbone = list(network.get_submodule("backbone").parameters())
+    known = set(backbone)
+    heads = [parameter for parameter in network.parameters() if parameter not in known]
+    return [{"params": backbone, "lr_factor": backbone_lr_factor}, {"params": heads}]
 
 
 def _cosine(progress: float) -> float:

@@ -27,8 +27,8 @@ class Bar:
 class Progress:
     """Lines and bars on one console; bars only on a terminal, so that logs stay readable."""
 
-    def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True, emoji=False)
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(highlight=False, soft_wrap=True, emoji=False, quiet=quiet)
 
     def say(self, line: str) -> None:
         """Print a line (above the bar, if one is shown)."""
@@ -55,7 +55,7 @@ class Progress:
             TextColumn("{task.fields[words]}"),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=self._console.quiet or not self._console.is_terminal,
         ) as rich:
             yield Bar(rich, title, total, done)
 

@@ -22,7 +22,7 @@ from training.mistakes import Gallery, copies_of, worst_mistakes
 from training.objectives import objective
 from training.progress import Progress, Stopwatch
 from training.report_page import Findings, Measured, page
-from training.setup import load_again
+from training.resume import load_again
 from training.splits import Split
 
 PLACES = {"train": 0, "val": 1, "test": 2}  # in the counts of a problem

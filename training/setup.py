@@ -1,4 +1,4 @@
-"""From settings to what a loop needs: checked settings, a run folder, and batches of every split."""
+"""From settings to what a loop needs: checked settings, a new run folder, and batches of every split."""
 
 import dataclasses
 import math
@@ -15,10 +15,12 @@ from training.batches import Batches, prepare
 from training.checkpoint import Problem, Run
 from training.config import DataConfig, TrainConfig, absolute_paths, default_folder
 from training.device import pick_precision
-from training.errors import ConfigError, DataError
+from training.devices import check_shares
+from training.errors import ConfigError
 from training.imbalance import counted, find_weights
 from training.objectives import objective
 from training.policies import find_policy
+from training.pretrained import Start, backbone_lr_factor, check_flags, read_start
 from training.progress import Progress, Stopwatch
 from training.provenance import versions
 from training.splits import Dataset
@@ -28,18 +30,16 @@ from training.teacher import AVERAGE, check_problem, open_teacher
 from training.transformations import check_image_size, transformation_set
 
 KEPT_IMAGES = 64  # validation images that stay with a run
-# settings that may be given with --resume, of the run and of its data
-MAY_CHANGE = ("device", "resume")
-DATA_MAY_CHANGE = ("data_dir", "workers")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The batches of every split."""
+    """The batches of every split, and what the backbone starts from (None: drawn at random, or of a checkpoint)."""
 
     train: Batches
     val: Batches
     test: Batches
+    start: Start | None = None
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -62,6 +62,7 @@ def check_settings(config: TrainConfig) -> None:
             "be told; leave --flip out"
         )
     default_image_size(config.backbone)
+    check_flags(config)
     find_policy(config.augment.policy)
     find_weights(config.loss.class_weights)
     optim.learning_rate(0, 1, config.optim)
@@ -83,6 +84,7 @@ def check_settings(config: TrainConfig) -> None:
         "--optim.weight-decay": (config.optim.weight_decay, 0, math.inf),
         "--optim.momentum": (config.optim.momentum, 0, 1),
         "--optim.warmup": (config.optim.warmup, 0, 1),
+        "--devices": (1 if config.devices is None else config.devices, 1, math.inf),
         "--seed": (config.seed, 0, 2**63 - 1),  # what torch takes
         "--split-seed": (config.data.split_seed, 0, math.inf),
         "--train-images": (1 if train_images is None else train_images, 1, math.inf),
@@ -97,6 +99,7 @@ def check_settings(config: TrainConfig) -> None:
     for flag, value in (
         ("--temperature", config.loss.temperature),
         ("--optim.lr", optim.peak_lr(config.optim)),
+        ("--optim.backbone-lr-factor", backbone_lr_factor(config)),
     ):
         if not value > 0:
             raise ConfigError(f"{flag} is {value}; it must be above 0")
@@ -149,8 +152,13 @@ def start_run(
     transformations = transformation_set(config.transformations) if transforms else ()
     check_image_size(transformations, spec.height, spec.width)
     build_backbone(config.backbone, (spec.height, spec.width))  # refused before anything is written
+    start = read_start(config, (spec.height, spec.width))
+    if start is not None:
+        progress.say(start.describe())
     prepared = read_splits(dataset, spec, config.data, device, progress)
-    mean, std = channel_statistics(prepared.train)
+    check_shares(min(config.batch_size, len(prepared.train)), config.devices or 1)
+    prepared = dataclasses.replace(prepared, start=start)
+    mean, std = normalisation(prepared)
     check_colours(prepared.train, transformations, progress)
     problem = Problem(
         classes=dataset.classes,
@@ -161,6 +169,7 @@ def start_run(
         flip=random_flips(config, dataset),
         counts=prepared.counts,
         versions=versions(),
+        pretrained_weights=None if start is None else start.provenance,
         class_counts=counted(config.loss, prepared.train.labels, dataset.classes),
     )
     kept = evenly_spaced(len(prepared.val), KEPT_IMAGES)
@@ -169,83 +178,30 @@ def start_run(
     precision: Literal["fp32", "bf16"] = (
         "bf16" if pick_precision(config.precision, device) == "bf16-mixed" else "fp32"
     )
-    config = dataclasses.replace(config, data=absolute_paths(config.data), precision=precision)
-    return checkpoint.create_run(folder, config, problem, images, labels, teacher), prepared
-
-
-def open_to_continue(config: TrainConfig, folder: Path) -> Run:
-    """The run in a folder, with what may change of its settings taken from config where it was given there.
-
-    Raises:
-        ConfigError: a setting was given that a run cannot change on the way.
-        CheckpointError: there is no run in the folder.
-    """
-    refused = changed_settings(config)
-    if refused:
-        raise ConfigError(
-            f"{', '.join(refused)} cannot be given with --resume: a run goes on with its own settings"
-        )
-    run = checkpoint.open_run(folder)
-    new = {name: getattr(config.data, name) for name in DATA_MAY_CHANGE}
-    given = {name: value for name, value in new.items() if value != getattr(DataConfig(), name)}
-    device = run.config.device if config.device == TrainConfig().device else config.device
-    changed = dataclasses.replace(
-        run.config, data=dataclasses.replace(run.config.data, **given), device=device
+    optimiser = dataclasses.replace(config.optim, backbone_lr_factor=backbone_lr_factor(config))
+    weights = None if config.weights is None else config.weights.expanduser().resolve()
+    config = dataclasses.replace(
+        config,
+        data=absolute_paths(config.data),
+        optim=optimiser,
+        weights=weights,
+        precision=precision,
     )
-    return dataclasses.replace(run, config=changed)
-
-
-def continue_run(run: Run, device: torch.device, progress: Progress) -> Prepared:
-    """The batches of a run's data.
-
-    Raises:
-        DataError: the data will not do, or is not what it was when the run began.
-    """
-    dataset = load_again(run, run.config.data)
-    prepared = read_splits(dataset, run.problem.image, run.config.data, device, progress)
-    if prepared.counts != run.problem.counts:
-        raise DataError(
-            f"{dataset.name} has {prepared.counts} images to train, validate and test, "
-            f"but {run.problem.counts} when {run.folder} began; train again"
-        )
-    return prepared
-
-
-def load_again(run: Run, config: DataConfig) -> Dataset:
-    """The data of a run, with the classes that it had when the run began.
-
-    Raises:
-        DataError: the data is not there, or has other classes now.
-    """
-    dataset = data.load(config)
-    if dataset.classes != run.problem.classes:
-        raise DataError(
-            f"{dataset.name} has other classes than when {run.folder} began; train again"
-        )
-    return dataset
-
-
-def changed_settings(config: TrainConfig) -> list[str]:
-    """The flags that differ from their defaults and that a run cannot change on the way."""
-    flags = []
-    for prefix, group, default, free in (
-        ("", config, TrainConfig(), (*MAY_CHANGE, "data", "optim", "augment", "loss")),
-        ("", config.data, DataConfig(), DATA_MAY_CHANGE),
-        ("optim.", config.optim, TrainConfig().optim, ()),
-        ("", config.augment, TrainConfig().augment, ()),
-        ("", config.loss, TrainConfig().loss, ()),
-    ):
-        for field in dataclasses.fields(group):
-            name = field.name
-            if name not in free and getattr(group, name) != getattr(default, name):
-                flags.append(f"--{prefix}{name.replace('_', '-')}")
-    return flags
+    return checkpoint.create_run(folder, config, problem, images, labels, teacher), prepared
 
 
 def mirrors(config: TrainConfig) -> bool:
     """Whether mirroring is one of the transformations that training looks at."""
     transformations = transformation_set(config.transformations)
     return objective(config.objective).transforms and any(t.mirrored for t in transformations)
+
+
+def normalisation(prepared: Prepared) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) in units of uint8 pixels: what pretrained weights were trained with, else the training images'."""
+    start = prepared.start
+    if start is None or start.mean is None or start.std is None:
+        return channel_statistics(prepared.train)
+    return start.mean, start.std
 
 
 def random_flips(config: TrainConfig, dataset: Dataset) -> bool:

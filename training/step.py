@@ -14,16 +14,18 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
-from training import checkpoint, mixing, optim
+from training import checkpoint, devices, mixing, optim
 from training.augment import crop_and_flip, cut_out
 from training.batches import step_seed
 from training.checkpoint import Problem, Run
 from training.config import AugmentConfig, TrainConfig
 from training.device import pick_precision
+from training.devices import ALONE, Team
 from training.imbalance import Balance, balance
 from training.network import COSINE_SCALE, Network
 from training.objectives import Terms, objective, smoothed
 from training.policies import vary
+from training.pretrained import Start
 from training.teacher import AVERAGE, Teacher, load_teacher
 
 
@@ -40,6 +42,7 @@ class Learner:
     average: Any = None
     teacher: Callable[[Tensor], Tensor] | None = None
     balance: Balance = field(default_factory=Balance)
+    team: Team = ALONE
 
     @property
     def device(self) -> torch.device:
@@ -53,8 +56,10 @@ class Learner:
         return network
 
 
-def set_up(run: Run, device: torch.device) -> Learner:
-    """A freshly initialised network, its optimiser and its teacher, on the device.
+def set_up(run: Run, team: Team, start: Start | None = None) -> Learner:
+    """A freshly initialised network, its optimiser and its teacher, on the team's device.
+
+    start: the backbone's weights, if they are not to be random.
 
     Raises:
         CheckpointError: the copy of the teacher in the run is missing or altered.
@@ -63,21 +68,25 @@ def set_up(run: Run, device: torch.device) -> Learner:
     # Lightning says on stderr in which precision it computes; the loop says it beside the device
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
-    precision = pick_precision(config.precision, device)
-    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
     torch.manual_seed(config.seed)
     network = checkpoint.build_network(config, problem)
+    if start is not None:
+        network.backbone.load_state_dict(start.tensors)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
+    precision = pick_precision(config.precision, team.device)
+    fabric = devices.fabric(team, network, (problem.image.height, problem.image.width), precision)
     module, optimizer = fabric.setup(network, optim.build_optimizer(network, config.optim))
     average = None if config.ema is None else averaged(network, config.ema)
     teacher: Teacher | None = None
     if config.teacher == AVERAGE and average is not None:
         teacher = Teacher(average.module, objective(config.objective).modes)
     elif config.teacher is not None:
-        teacher = load_teacher(run).to(device)
-    balanced = balance(config.loss, problem.class_counts, scale=COSINE_SCALE, device=device)
-    return Learner(config, problem, fabric, network, module, optimizer, average, teacher, balanced)
+        teacher = load_teacher(run).to(team.device)
+    balanced = balance(config.loss, problem.class_counts, scale=COSINE_SCALE, device=team.device)
+    return Learner(
+        config, problem, fabric, network, module, optimizer, average, teacher, balanced, team
+    )
 
 
 def averaged(network: Network, decay: float) -> Any:
@@ -93,12 +102,17 @@ def train_step(
 ) -> Tensor:
     """One step of the optimiser. Returns its loss, detached, on the device.
 
-    images: (B, H, W, 3) uint8, labels: (B,) int64, step in [0, total_steps).
+    images: (B, H, W, 3) uint8, labels: (B,) int64, step in [0, total_steps). Both are the whole batch's: every
+    process augments and mixes all of it, and goes on with its own rows.
     """
-    config = learner.config
+    config, team = learner.config, learner.team
     generator = torch.Generator().manual_seed(step_seed(config.seed, step, "augment"))
-    torch.manual_seed(step_seed(config.seed, step, "network"))  # for dropout and stochastic depth
+    # for dropout and stochastic depth, which must not drop the same in every process
+    torch.manual_seed(
+        step_seed(config.seed, step, "network" if team.first else f"network {team.rank}")
+    )
     images, targets = augmented(learner, images, labels, generator)
+    images, targets = team.share(images), team.share(targets)
     logits = learner.module(images)
     if learner.teacher is not None:
         with learner.fabric.autocast():

@@ -62,6 +62,7 @@ def test_bundle_holds_the_three_graphs_and_says_what_they_are(exported: Path, tr
     assert (manifest.image["height"], manifest.image["width"]) == (12, 12)
     assert manifest.provenance["seed"] == trained.config.seed
     assert manifest.provenance["versions"]["torch"]
+    assert manifest.provenance["pretrained_weights"] is None
 
 
 def test_manifest_says_how_well_the_graphs_agree_with_torch(exported: Path):
@@ -71,6 +72,15 @@ def test_manifest_says_how_well_the_graphs_agree_with_torch(exported: Path):
     assert manifest.parity["max_abs_diff"] <= manifest.parity["tolerance"] == 1e-4
     assert manifest.parity["agreement"] >= 0.999
     assert all(mode.metrics["n"] == 21 for mode in manifest.modes.values())
+
+
+def test_manifest_says_whose_weights_a_fine_tuned_run_began_with(trained: Run, tmp_path: Path):
+    tuned = tiny_run(tmp_path, objective="baseline", weights=trained.folder)
+    provenance = bundle._provenance(checkpoint.open_run(tuned.folder))
+    assert provenance["pretrained_weights"]["source"] == "viewfold"
+    assert provenance["pretrained_weights"]["data"] == "npz:colours.npz"
+    assert provenance["config"]["weights"] == "run"
+    assert str(trained.folder.parent) not in json.dumps(provenance)
 
 
 def test_manifest_tells_no_paths(exported: Path, trained: Run):

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 
 from training.config import OptimConfig
 from training.errors import ConfigError
-from training.optim import build_optimizer, learning_rate, peak_lr, set_learning_rate
+from training.optim import build_optimizer, current_lr, learning_rate, peak_lr, set_learning_rate
 
 PLAIN = OptimConfig(lr=0.8, warmup=0.0)
 
@@ -106,3 +107,42 @@ def test_set_learning_rate_moves_the_next_step():
     module.weight.sum().backward()
     optimizer.step()
     assert module.weight.item() == pytest.approx(before - 0.5, abs=1e-6)
+
+
+class Split(nn.Module):
+    """One weight for a backbone, one for a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(1, 1, bias=False)
+        self.head = nn.Linear(1, 1, bias=False)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("factor", [None, 1.0, 0.25, 2.0])
+def test_backbone_factor_is_kept_by_every_learning_rate(
+    name: Literal["sgd", "adamw"], factor: float | None
+):
+    config = OptimConfig(name=name, lr=0.8, backbone_lr_factor=factor, weight_decay=0.5)
+    network = Split()
+    optimizer = build_optimizer(network, config)
+    for lr in (0.1, 0.7, 0.0):
+        set_learning_rate(optimizer, lr)
+        rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        assert rates[network.head.weight] == lr == current_lr(optimizer)
+        assert rates[network.backbone.weight] == lr * (1 if factor is None else factor)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5] * len(
+        optimizer.param_groups
+    )
+
+
+def test_a_factor_moves_the_backbone_that_much_less():
+    network = Split()
+    config = OptimConfig(momentum=0.0, weight_decay=0.0, backbone_lr_factor=0.1)
+    optimizer = build_optimizer(network, config)
+    set_learning_rate(optimizer, 0.5)
+    before = [network.backbone.weight.item(), network.head.weight.item()]
+    (network.backbone.weight + network.head.weight).sum().backward()
+    optimizer.step()
+    assert network.backbone.weight.item() == pytest.approx(before[0] - 0.05, abs=1e-6)
+    assert network.head.weight.item() == pytest.approx(before[1] - 0.5, abs=1e-6)

@@ -9,6 +9,7 @@ from serving.images import ImageSpec
 from tests.training.runs import settings
 from training.checkpoint import Problem, Run
 from training.config import AugmentConfig
+from training.devices import ALONE
 from training.errors import ConfigError
 from training.policies import POLICIES, apply_policy, find_policy, vary
 from training.step import set_up, train_step
@@ -108,7 +109,7 @@ def first_loss(folder: Path, augment: AugmentConfig) -> float:
         ("a", "b"), ImageSpec(8, 8), (90.0,) * 3, (60.0,) * 3, 1, True, (40, 4, 20), {}
     )
     config = settings(folder, augment=augment, objective="baseline")
-    learner = set_up(Run(folder, config, problem), torch.device("cpu"))
+    learner = set_up(Run(folder, config, problem), ALONE)
     return train_step(learner, pictures(8, 8, 8), torch.arange(8) % 2, 0, 2).item()
 
 

@@ -19,8 +19,8 @@ from training.config import (
 )
 from training.errors import ConfigError
 from training.progress import Progress
+from training.resume import changed_settings
 from training.setup import (
-    changed_settings,
     check_settings,
     image_spec,
     random_flips,
@@ -58,6 +58,8 @@ WRONG_NUMBERS = {
     "--image-size": {"data": DataConfig(image_size=7)},
     "--val-fraction": {"data": DataConfig(val_fraction=0.0)},
     "--test-fraction": {"data": DataConfig(test_fraction=1.0)},
+    "--devices": {"devices": 0},
+    "--optim.backbone-lr-factor": {"optim": OptimConfig(backbone_lr_factor=0.0)},
     "--split-seed": {"data": DataConfig(split_seed=-1)},
     "--train-images": {"data": DataConfig(train_images=0)},
     "--imbalance": {"data": DataConfig(imbalance=0.5)},

@@ -11,6 +11,7 @@ from tests.training.runs import assert_same_run, interrupt_after, settings
 from training import checkpoint
 from training.checkpoint import Run
 from training.config import AugmentConfig, DataConfig, LossConfig, TrainConfig
+from training.devices import ALONE
 from training.errors import CheckpointError, ConfigError
 from training.joint import aggregate
 from training.loop import train
@@ -109,7 +110,7 @@ def test_average_follows_its_definition(tmp_path: Path):
     """a_1 = w_1, then a_t = d_t a_{t-1} + (1 - d_t) w_t, with d_t = min(decay, 1 - (t)^(-2/3)), t from 2 on."""
     run = train(settings(tmp_path, epochs=1))
     run = dataclasses.replace(run, config=dataclasses.replace(run.config, ema=0.5))
-    learner = set_up(run, torch.device("cpu"))
+    learner = set_up(run, ALONE)
     expected = None
     for step in range(5):
         train_step(learner, images(), torch.tensor([0, 1, 0, 1]), step, 5)

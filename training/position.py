@@ -1,0 +1,22 @@
+"""How far a run has come: with its weights and its optimiser all of its state."""
+
+import math
+from dataclasses import dataclass
+
+from training.evaluate import Metrics
+
+
+@dataclass
+class Position:
+    """How far a run has come. epoch_loss: the sum of the losses of this epoch's steps so far."""
+
+    step: int = 0
+    epoch_loss: float = 0.0
+    seconds: float = 0.0
+    best_epoch: int | None = None
+    best_top1: float = -1.0
+    best_nll: float = math.inf
+
+    def improved_by(self, metrics: Metrics) -> bool:
+        """Whether these validation metrics are better: a higher top-1, or the same with a lower NLL."""
+        return (metrics.top1, -metrics.nll) > (self.best_top1, -self.best_nll)
