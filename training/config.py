@@ -163,6 +163,9 @@ class TrainConfig:
     """How many devices (GPUs, or processes on the CPU) share every batch. Default: 1; under torchrun all of its."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of training; auto: bf16 where the processor or GPU computes in it, else fp32. Evaluation is always fp32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of the network's training pass, which takes about a minute; auto: for viewfold's own backbones,
+    on one device, where a C++ compiler is installed and the run has at least 2,000 steps to win it back."""
     channels_last: bool = True
     """Memory layout of the convolutions; faster on most processors and GPUs."""
     out: Path | None = None

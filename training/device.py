@@ -1,14 +1,17 @@
 """Where training runs and in which numbers. What was asked for and is not there is an error, never a fall-back."""
 
+import os
 import platform
+import shutil
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from training.config import Device
+from training.config import Device, TrainConfig
 from training.errors import ConfigError
 
+FEWEST_STEPS = 2000  # that win back the minute of compiling
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -29,6 +32,28 @@ def pick_precision(name: Precision, device: torch.device) -> Literal["32-true", 
     """Lightning Fabric's name of the precision; "auto" is bf16 where the hardware multiplies in it."""
     wanted = name == "bf16" or (name == "auto" and _computes_bf16(device))
     return "bf16-mixed" if wanted else "32-true"
+
+
+def pick_compile(config: TrainConfig, steps: int) -> bool:
+    """Whether the training pass is compiled; steps: of the whole run.
+
+    Raises:
+        ConfigError: it was asked for where there is no compiler.
+    """
+    if config.compile == "on" and not _has_compiler():
+        raise ConfigError(
+            "--compile on needs a C++ compiler (g++ or clang++), and none is installed here"
+        )
+    if config.compile != "auto":
+        return config.compile == "on"
+    own = not config.backbone.startswith("timm/")
+    pays = own and (config.devices or 1) == 1 and steps >= FEWEST_STEPS
+    return pays and _has_compiler()
+
+
+def _has_compiler() -> bool:
+    """Whether there is what torch.compile writes its kernels for; Triton, for CUDA, needs one as well."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
 def describe(device: torch.device, count: int = 1) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from training import checkpoint, devices
+from training import checkpoint, devices, optim
 from training.batches import Batches, epoch_order
 from training.checkpoint import Run
 from training.config import TrainConfig, default_folder
@@ -228,7 +228,7 @@ def _save_last(trainer: Trainer, position: Position) -> None:
     learner = trainer.learner
     tensors = {
         "weights": learner.network.state_dict(),
-        "optimizer": checkpoint.optimizer_tensors(learner.optimizer),
+        "optimizer": optim.optimizer_tensors(learner.optimizer),
     }
     if learner.average is not None:
         tensors["average"] = learner.average.module.state_dict()
@@ -248,7 +248,7 @@ def _restore(trainer: Trainer) -> Position:
     tensors, _ = checkpoint.read(folder, "optimizer")
     learner = trainer.learner
     learner.network.load_state_dict(weights)
-    checkpoint.restore_optimizer(learner.optimizer, tensors)
+    optim.restore_optimizer(learner.optimizer, tensors)
     if learner.average is not None:
         learner.average.module.load_state_dict(checkpoint.read(folder, "average")[0])
     position = Position(**state)

@@ -1,11 +1,11 @@
 """Optimisers, and the learning rate as a function of the step, so that a schedule has no state to save."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.config import OptimConfig
 from training.errors import ConfigError
@@ -24,13 +24,39 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Opti
         network, 1.0 if config.backbone_lr_factor is None else config.backbone_lr_factor
     )
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(
         groups,
         lr=lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         nesterov=config.momentum > 0,
+        fused=True,
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors: "<parameter>.<key>"."""
+    return {
+        f"{i}.{key}": value
+        for i, entry in optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimiser the state that `optimizer_tensors` took from another of the same kind."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        like = parameters[int(index)]
+        # fused optimisers walk through memory: a momentum must be laid out as its parameter is
+        laid_out = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        state.setdefault(int(index), {})[key] = laid_out
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
 
 

@@ -14,7 +14,7 @@ from training.backbones import TIMM, build_backbone, default_image_size
 from training.batches import Batches, prepare
 from training.checkpoint import Problem, Run
 from training.config import DataConfig, TrainConfig, absolute_paths, default_folder
-from training.device import pick_precision
+from training.device import pick_compile, pick_precision
 from training.devices import check_shares
 from training.errors import ConfigError
 from training.imbalance import counted, find_weights
@@ -174,10 +174,12 @@ def start_run(
     )
     kept = evenly_spaced(len(prepared.val), KEPT_IMAGES)
     images, labels = next(iter(prepared.val.iterate([kept])))
-    # what "auto" chose is kept: a run goes on in the precision that it began with
+    # what "auto" chose is kept: a run goes on with the arithmetic that it began with
     precision: Literal["fp32", "bf16"] = (
         "bf16" if pick_precision(config.precision, device) == "bf16-mixed" else "fp32"
     )
+    steps = config.epochs * max(1, len(prepared.train) // config.batch_size)
+    compiled: Literal["on", "off"] = "on" if pick_compile(config, steps) else "off"
     optimiser = dataclasses.replace(config.optim, backbone_lr_factor=backbone_lr_factor(config))
     weights = None if config.weights is None else config.weights.expanduser().resolve()
     config = dataclasses.replace(
@@ -186,6 +188,7 @@ def start_run(
         optim=optimiser,
         weights=weights,
         precision=precision,
+        compile=compiled,
     )
     return checkpoint.create_run(folder, config, problem, images, labels, teacher), prepared
 

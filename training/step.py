@@ -76,7 +76,9 @@ def set_up(run: Run, team: Team, start: Start | None = None) -> Learner:
         network = network.to(memory_format=torch.channels_last)
     precision = pick_precision(config.precision, team.device)
     fabric = devices.fabric(team, network, (problem.image.height, problem.image.width), precision)
-    module, optimizer = fabric.setup(network, optim.build_optimizer(network, config.optim))
+    # evaluation asks the network itself: in fp32, and batches of other sizes
+    trained: Any = torch.compile(network) if config.compile == "on" else network
+    module, optimizer = fabric.setup(trained, optim.build_optimizer(network, config.optim))
     average = None if config.ema is None else averaged(network, config.ema)
     teacher: Teacher | None = None
     if config.teacher == AVERAGE and average is not None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from serving.images import ImageSpec
-from training import checkpoint
+from training import checkpoint, optim
 from training.checkpoint import Problem, Run
 from training.config import OptimConfig, TrainConfig
 from training.errors import CheckpointError
@@ -58,7 +58,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "last",
         {"step": 2},
         weights=network.state_dict(),
-        optimizer=checkpoint.optimizer_tensors(optimizer),
+        optimizer=optim.optimizer_tensors(optimizer),
     )
     return folder
 
@@ -203,26 +203,26 @@ def test_optimiser_goes_on_from_its_tensors_bitwise(
 
     network, optimizer = made()
     stepped(network, optimizer, 2)
-    tensors = checkpoint.optimizer_tensors(optimizer)
+    tensors = optim.optimizer_tensors(optimizer)
     checkpoint.write(tmp_path / "last", {}, weights=network.state_dict(), optimizer=tensors)
     again, restored = made()
     again.load_state_dict(checkpoint.read(tmp_path / "last", "weights")[0])
-    checkpoint.restore_optimizer(restored, checkpoint.read(tmp_path / "last", "optimizer")[0])
+    optim.restore_optimizer(restored, checkpoint.read(tmp_path / "last", "optimizer")[0])
     for one, two in ((network, optimizer), (again, restored)):
         stepped(one, two, 3, seed=1)
     for key, value in network.state_dict().items():
         assert value.isfinite().all()
         assert torch.equal(value, again.state_dict()[key]), key
-    found = checkpoint.optimizer_tensors(restored)
-    expected = checkpoint.optimizer_tensors(optimizer)
+    found = optim.optimizer_tensors(restored)
+    expected = optim.optimizer_tensors(optimizer)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 def test_optimiser_that_has_not_stepped_has_nothing_to_save():
     optimizer = build_optimizer(checkpoint.build_network(CONFIG, PROBLEM), CONFIG.optim)
-    assert checkpoint.optimizer_tensors(optimizer) == {}
-    checkpoint.restore_optimizer(optimizer, {})
+    assert optim.optimizer_tensors(optimizer) == {}
+    optim.restore_optimizer(optimizer, {})
 
 
 def test_no_pickle_is_read_or_written(

@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from training.device import cpu_name, describe, pick_device, pick_precision
+from training import device
+from training.config import TrainConfig
+from training.device import (
+    FEWEST_STEPS,
+    cpu_name,
+    describe,
+    pick_device,
+    pick_precision,
+)
 from training.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -41,3 +49,22 @@ def test_auto_precision_follows_what_the_processor_computes_in(
 def test_description_names_the_processor_and_its_threads():
     assert cpu_name() in describe(CPU)
     assert f"{torch.get_num_threads()} threads" in describe(CPU)
+
+
+def test_short_runs_others_backbones_and_several_devices_are_not_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(device, "_has_compiler", lambda: True)
+    assert device.pick_compile(TrainConfig(), FEWEST_STEPS)
+    assert not device.pick_compile(TrainConfig(), FEWEST_STEPS - 1)
+    assert not device.pick_compile(TrainConfig(backbone="timm/resnet18"), FEWEST_STEPS)
+    assert not device.pick_compile(TrainConfig(devices=2), FEWEST_STEPS)
+    assert not device.pick_compile(TrainConfig(compile="off"), FEWEST_STEPS)
+    assert device.pick_compile(TrainConfig(compile="on"), 1)
+
+
+def test_nothing_is_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(device, "_has_compiler", lambda: False)
+    assert not device.pick_compile(TrainConfig(), FEWEST_STEPS)
+    with pytest.raises(ConfigError, match=r"--compile on needs a C\+\+ compiler"):
+        device.pick_compile(TrainConfig(compile="on"), 1)

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training.data_sets import striped, write_npz
-from tests.training.runs import assert_same_run, rows, settings
+from tests.training.runs import assert_same_run, interrupt_after, rows, settings
 from training import checkpoint, loop
-from training.config import AugmentConfig, DataConfig, OptimConfig
+from training.config import AugmentConfig, DataConfig, OptimConfig, TrainConfig
 from training.errors import CheckpointError, ConfigError, DivergedError
 from training.evaluate import Metrics
 from training.loop import Position, train
@@ -197,3 +198,20 @@ def test_mistake_is_one_line_and_exit_code_2(
     message = capsys.readouterr().err
     assert message.startswith(f"viewfold: {tmp_path} is empty of folders")
     assert message.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_compiled_run_learns_what_an_eager_one_learns_and_goes_on_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    eager = train(settings(tmp_path, out=tmp_path / "eager"))
+    whole = train(settings(tmp_path, out=tmp_path / "whole", compile="on"))
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 12)
+        assert not train(settings(tmp_path, compile="on")).complete
+    assert train(TrainConfig(resume=tmp_path / "run")).complete
+    assert_same_run(whole.folder, tmp_path / "run")
+    # of the first epoch: rounding grows from step to step
+    losses = [float(rows(run.folder)[0]["train_loss"]) for run in (eager, whole)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
