@@ -95,6 +95,29 @@ def _differences(comparisons: list[dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
+def _training_speed(results: dict[str, Any]) -> str:
+    lines = ["| loop | seconds a step | images/s | as fast as ours |", "|---|---|---|---|"]
+    names = {
+        "resident": "straightforward, fp32, images in memory",
+        "loader": "straightforward, fp32, DataLoader and Pillow",
+        "ours": "viewfold",
+        "ours, not compiled": "viewfold, `--compile off`",
+    }
+    ours = results["loops"]["ours"]["median_s"]
+    for name, loop in results["loops"].items():
+        lines.append(
+            f"| {names[name]} | {loop['median_s']:.3f} ({loop['min_s']:.3f} to {loop['max_s']:.3f}) "
+            f"| {loop['images_per_s']:.0f} | {ours / loop['median_s']:.2f} x |"
+        )
+    versions = results["versions"]
+    lines.append("")
+    lines.append(
+        f"{results['what']}, batch {results['batch_size']}; medians (and extremes) of {results['n']} steps each, taken "
+        f"alternately. {results['hardware']}, torch {versions['torch']}. Made by `{results['command']}`."
+    )
+    return "\n".join(lines) + "\n"
+
+
 def _first_answer(results: dict[str, Any]) -> str:
     steps = results["steps"]
     return (
@@ -122,6 +145,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "digits": _accuracy,
     "cifar10-small": _accuracy,
     "folding": _folding,
+    "training_speed": _training_speed,
     "first_answer": _first_answer,
 }
 

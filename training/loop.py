@@ -15,6 +15,7 @@ import torch
 from training import checkpoint, devices, optim
 from training.batches import Batches, epoch_order
 from training.checkpoint import Run
+from training.checks import check_settings
 from training.config import TrainConfig, default_folder
 from training.device import describe, pick_device, pick_precision
 from training.devices import Team
@@ -27,7 +28,7 @@ from training.optim import current_lr
 from training.position import Position
 from training.progress import Bar, Progress, Stopwatch
 from training.resume import continue_run, open_to_continue
-from training.setup import Prepared, check_settings, start_run
+from training.setup import Prepared, start_run
 from training.step import Learner, set_up, train_step
 from training.transformations import transformation_set
 

@@ -18,11 +18,11 @@ from tests.training.pretrained import assert_taken, save, start_of, weights_of
 from tests.training.runs import assert_same_run, interrupt_after, rows, settings
 from training import checkpoint, loop
 from training.checkpoint import Run
+from training.checks import check_settings
 from training.config import OptimConfig, TrainConfig
 from training.errors import CheckpointError, ConfigError, WeightsError
 from training.loop import train
 from training.pretrained import backbone_lr_factor
-from training.setup import check_settings
 
 
 def first_weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:

@@ -1,0 +1,102 @@
+import dataclasses
+import math
+
+import pytest
+
+from training.checks import check_settings
+from training.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, TrainConfig
+from training.errors import ConfigError
+
+NAN = math.nan
+
+
+def test_default_settings_are_fit_to_train():
+    check_settings(TrainConfig())
+    check_settings(TrainConfig(backbone="timm/resnet18"))
+
+
+WRONG_NUMBERS = {
+    "--epochs": {"epochs": 0},
+    "--batch-size": {"batch_size": 1},
+    "--beta": {"loss": LossConfig(beta=-0.1)},
+    "--crop-padding": {"augment": AugmentConfig(crop_padding=-0.1)},
+    "--cutout": {"augment": AugmentConfig(cutout=1.5)},
+    "--ldam": {"loss": LossConfig(ldam=1.5)},
+    "--temperature": {"loss": LossConfig(temperature=0.0)},
+    "--label-smoothing": {"loss": LossConfig(label_smoothing=1.0)},
+    "--mixup": {"augment": AugmentConfig(mixup=-0.2)},
+    "--cutmix": {"augment": AugmentConfig(cutmix=NAN)},
+    "--mix-probability": {"augment": AugmentConfig(mix_probability=1.5)},
+    "--ema": {"ema": 1.0},
+    "--seed": {"seed": -1},
+    "--image-size": {"data": DataConfig(image_size=7)},
+    "--val-fraction": {"data": DataConfig(val_fraction=0.0)},
+    "--test-fraction": {"data": DataConfig(test_fraction=1.0)},
+    "--devices": {"devices": 0},
+    "--optim.backbone-lr-factor": {"optim": OptimConfig(backbone_lr_factor=0.0)},
+    "--split-seed": {"data": DataConfig(split_seed=-1)},
+    "--train-images": {"data": DataConfig(train_images=0)},
+    "--imbalance": {"data": DataConfig(imbalance=0.5)},
+    "--workers": {"data": DataConfig(workers=-1)},
+    "--resident-gib": {"data": DataConfig(resident_gib=-1.0)},
+    "--optim.lr": {"optim": OptimConfig(lr=0.0)},
+    "--optim.weight-decay": {"optim": OptimConfig(weight_decay=-1e-4)},
+    "--optim.momentum": {"optim": OptimConfig(momentum=-0.9)},
+    "--optim.warmup": {"optim": OptimConfig(warmup=1.5)},
+}
+
+
+@pytest.mark.parametrize("flag", WRONG_NUMBERS)
+def test_number_out_of_its_range_is_refused(flag: str):
+    with pytest.raises(ConfigError, match=f"^{flag} is"):
+        check_settings(dataclasses.replace(TrainConfig(), **WRONG_NUMBERS[flag]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"loss": LossConfig(beta=NAN)},
+        {"loss": LossConfig(temperature=NAN)},
+        {"seed": 2**63},
+        {"augment": AugmentConfig(cutout=NAN)},
+        {"loss": LossConfig(ldam=NAN)},
+        {"loss": LossConfig(ldam=-0.5)},
+        {"augment": AugmentConfig(cutout=-0.1)},
+        {"data": DataConfig(val_fraction=NAN)},
+        {"data": DataConfig(image_size=0)},
+        {"data": DataConfig(train_images=-5)},
+        {"data": DataConfig(imbalance=NAN)},
+        {"data": DataConfig(imbalance=math.inf)},
+        {"data": DataConfig(imbalance=-100.0)},
+        {"optim": OptimConfig(lr=NAN)},
+        {"optim": OptimConfig(momentum=NAN)},
+    ],
+)
+def test_what_is_no_usable_number_is_refused(wrong: dict[str, object]):
+    with pytest.raises(ConfigError, match=r"^--"):
+        check_settings(dataclasses.replace(TrainConfig(), **wrong))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"objective": "slasd"},
+        {"transformations": "colours"},
+        {"backbone": "resnet21"},
+        {"backbone": "timm/resnet18x"},
+        {"optim": OptimConfig(name="adam")},
+        {"augment": AugmentConfig(policy="augmix")},
+        {"loss": LossConfig(class_weights="drw")},
+        {"optim": OptimConfig(schedule="linear")},
+    ],
+)
+def test_unknown_name_is_refused_before_data_is_read(wrong: dict[str, object]):
+    with pytest.raises(ConfigError, match=r"unknown|no model"):
+        check_settings(dataclasses.replace(TrainConfig(), **wrong))
+
+
+def test_random_flips_beside_flip_as_a_transformation_are_refused():
+    config = TrainConfig(augment=AugmentConfig(flip="on"), transformations="flip", objective="sla")
+    with pytest.raises(ConfigError, match="leave --flip out"):
+        check_settings(config)
+    check_settings(dataclasses.replace(config, objective="baseline"))

@@ -1,0 +1,123 @@
+"""Settings that cannot work are refused here, before any data is read: a sentence that begins with the flag."""
+
+import math
+
+from training import optim
+from training.backbones import default_image_size
+from training.config import TrainConfig
+from training.errors import ConfigError
+from training.imbalance import find_weights
+from training.objectives import objective
+from training.policies import find_policy
+from training.pretrained import backbone_lr_factor, check_flags
+from training.teacher import AVERAGE
+from training.transformations import transformation_set
+
+
+def check_settings(config: TrainConfig) -> None:
+    """Refuse settings that cannot work, before any data is read.
+
+    Raises:
+        ConfigError: an unknown name or a number out of its range.
+    """
+    objective(config.objective)
+    transformation_set(config.transformations)
+    check_teacher(config)
+    if config.augment.flip == "on" and mirrors(config):
+        raise ConfigError(
+            "--flip on with flip among the transformations: the joint label of a mirrored image could not "
+            "be told; leave --flip out"
+        )
+    default_image_size(config.backbone)
+    check_flags(config)
+    find_policy(config.augment.policy)
+    find_weights(config.loss.class_weights)
+    optim.learning_rate(0, 1, config.optim)
+    check_ranges(config)
+    check_positive(config)
+
+
+def check_teacher(config: TrainConfig) -> None:
+    """Refuse a teacher that an objective does not learn from, or the lack of one that it needs.
+
+    Raises:
+        ConfigError: --teacher, --objective and --ema do not fit together.
+    """
+    needs = objective(config.objective).teacher
+    if needs == "none" and config.teacher is not None:
+        raise ConfigError(
+            f"--teacher is for --objective distill and sla-sd; {config.objective} learns from no other network"
+        )
+    if needs == "required" and config.teacher in (None, AVERAGE):
+        raise ConfigError(
+            f"--objective {config.objective} needs --teacher RUN, a finished run whose answers it learns"
+        )
+    if config.teacher == AVERAGE and config.ema is None:
+        raise ConfigError(
+            "--teacher ema needs --ema DECAY, the average that teaches (0.99 to 0.9999)"
+        )
+
+
+def check_ranges(config: TrainConfig) -> None:
+    """Refuse a number below the least or above the greatest that its flag takes.
+
+    Raises:
+        ConfigError: it is out of its range, or no number.
+    """
+    image_size, workers = config.data.image_size, config.data.workers
+    train_images = config.data.train_images
+    ranges: dict[str, tuple[float, float, float]] = {
+        "--epochs": (config.epochs, 1, math.inf),
+        "--batch-size": (config.batch_size, 2, math.inf),
+        "--image-size": (8 if image_size is None else image_size, 8, math.inf),
+        "--beta": (config.loss.beta, 0, math.inf),
+        "--ldam": (0.0 if config.loss.ldam is None else config.loss.ldam, 0, 1),
+        "--label-smoothing": (config.loss.label_smoothing, 0, 0.99),
+        "--crop-padding": (config.augment.crop_padding, 0, 1),
+        "--cutout": (config.augment.cutout, 0, 1),
+        "--mixup": (config.augment.mixup, 0, math.inf),
+        "--cutmix": (config.augment.cutmix, 0, math.inf),
+        "--mix-probability": (config.augment.mix_probability, 0, 1),
+        "--ema": (0.0 if config.ema is None else config.ema, 0, 0.999999),
+        "--optim.weight-decay": (config.optim.weight_decay, 0, math.inf),
+        "--optim.momentum": (config.optim.momentum, 0, 1),
+        "--optim.warmup": (config.optim.warmup, 0, 1),
+        "--devices": (1 if config.devices is None else config.devices, 1, math.inf),
+        "--seed": (config.seed, 0, 2**63 - 1),  # what torch takes
+        "--split-seed": (config.data.split_seed, 0, math.inf),
+        "--train-images": (1 if train_images is None else train_images, 1, math.inf),
+        "--imbalance": (config.data.imbalance, 1, 1e9),
+        "--workers": (0 if workers is None else workers, 0, math.inf),
+        "--resident-gib": (config.data.resident_gib, 0, math.inf),
+    }
+    for flag, (value, least, most) in ranges.items():
+        if not least <= value <= most:
+            limit = f"at least {least}" if value < least else f"a number up to {most}"
+            raise ConfigError(f"{flag} is {value}; it must be {limit}")
+
+
+def check_positive(config: TrainConfig) -> None:
+    """Refuse zero and less where there has to be something, and shares that leave nothing.
+
+    Raises:
+        ConfigError: a number that is out of its range, or none.
+    """
+    for flag, value in (
+        ("--temperature", config.loss.temperature),
+        ("--optim.lr", optim.peak_lr(config.optim)),
+        ("--optim.backbone-lr-factor", backbone_lr_factor(config)),
+    ):
+        if not value > 0:
+            raise ConfigError(f"{flag} is {value}; it must be above 0")
+    for flag, share in (
+        ("--val-fraction", config.data.val_fraction),
+        ("--test-fraction", config.data.test_fraction),
+    ):
+        if not 0 < share < 1:
+            raise ConfigError(f"{flag} is {share}; it must lie between 0 and 1")
+
+
+def mirrors(config: TrainConfig) -> bool:
+    """Whether mirroring is one of the transformations that training looks at."""
+    transformations = transformation_set(config.transformations)
+    return objective(config.objective).transforms and any(t.mirrored for t in transformations)
