@@ -22,7 +22,7 @@ from training.objectives import objective
 
 AVERAGE = "ema"  # --teacher ema: the average of the student's own weights
 # settings of the data that decide which images are held out
-SPLIT = ("data", "split_seed", "val_fraction", "test_fraction")
+SPLIT = ("split_seed", "val_fraction", "test_fraction")
 
 
 class Teacher(nn.Module):
@@ -52,7 +52,7 @@ def open_teacher(folder: Path, config: TrainConfig) -> Run:
             f"--teacher {folder}: the run is not complete; go on with `{checkpoint.resume_command(folder)}`"
         )
     same = Path(run.config.data.data).name == Path(config.data.data).name
-    for name in SPLIT[1:] if same else ():
+    for name in SPLIT if same else ():
         theirs, ours = getattr(run.config.data, name), getattr(config.data, name)
         if theirs != ours:
             raise ConfigError(
