@@ -14,6 +14,7 @@ import tyro
 from training.errors import CheckpointError
 
 Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16"]
 Policy = Literal[
     "none",
     "randaugment",
@@ -161,7 +162,7 @@ class TrainConfig:
     """cuda fails where there is none; auto takes it where there is one."""
     devices: int | None = None
     """How many devices (GPUs, or processes on the CPU) share every batch. Default: 1; under torchrun all of its."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Of training; auto: bf16 where the processor or GPU computes in it, else fp32. Evaluation is always fp32."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile of the network's training pass, which takes about a minute; auto: for viewfold's own backbones,
