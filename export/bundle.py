@@ -27,16 +27,16 @@ from serving.bundle import Bundle, Manifest, Mode
 from serving.images import Pixels, encode_png
 from serving.predictor import Predictor
 from training import checkpoint, config, data
+from training.answering import at_once, load_answering, passes, that_looks
 from training.batches import ResidentBatches, prepare
 from training.checkpoint import Run
 from training.config import DataConfig
 from training.errors import DataError
-from training.evaluate import MODES, Metrics, images_at_once, metrics, probabilities
-from training.network import Network
-from training.objectives import objective
+from training.evaluate import Answering, Metrics, images_at_once, metrics, probabilities
 from training.progress import Progress, Stopwatch
 from training.resume import load_again
 from training.splits import ArrayPictures, Split, split_of
+from training.teacher import has_teacher, open_kept
 
 SAMPLES = 10  # example images in a bundle, one a class as far as they go
 
@@ -60,14 +60,13 @@ def export(settings: ExportConfig) -> Bundle:
     """
     progress, watch = Progress(), Stopwatch()
     run = checkpoint.open_run(settings.run)
-    network = checkpoint.load_network(run)
-    modes = objective(run.config.objective).modes
-    if settings.default_mode is not None and settings.default_mode not in modes:
-        raise ExportError(f"unknown mode {settings.default_mode!r}; this run has {list(modes)}")
+    networks = load_answering(run)
+    if settings.default_mode is not None and settings.default_mode not in networks:
+        raise ExportError(f"unknown mode {settings.default_mode!r}; this run has {list(networks)}")
     with _target(settings) as part:
-        manifest = _write_graphs(run, network, part, settings, progress)
+        manifest = _write_graphs(run, networks, part, settings, progress)
         examples = _examples(run, settings.data_dir, progress)
-        manifest = _verify(run, network, Bundle(part, manifest), examples, progress)
+        manifest = _verify(run, networks, Bundle(part, manifest), examples, progress)
         (part / contract.MANIFEST).write_text(contract.encode(manifest), encoding="utf-8")
         contract.read(part)
     progress.say(f"exported {settings.out} in {watch.seconds:.1f} s")
@@ -105,26 +104,25 @@ def _target(settings: ExportConfig) -> Iterator[Path]:
 
 
 def _write_graphs(
-    run: Run, network: Network, folder: Path, settings: ExportConfig, progress: Progress
+    run: Run, networks: Answering, folder: Path, settings: ExportConfig, progress: Progress
 ) -> Manifest:
     """Convert every mode, and write the graphs and the samples. What verification will find out is still empty."""
     name = settings.name or settings.run.resolve().name
-    names = [transformation.name for transformation in network.transformations]
+    names = [transformation.name for transformation in that_looks(networks).transformations]
     image = dataclasses.asdict(run.problem.image)
     height, width = run.problem.image.height, run.problem.image.width
-    models, modes = {}, {}
-    for mode in objective(run.config.objective).modes:
-        watch = Stopwatch()
-        passes = MODES[mode].forward_passes(len(names))
+    models, modes, counts = {}, {}, passes(networks)
+    for mode, network in networks.items():
+        watch, count = Stopwatch(), counts[mode]
         shape = signature(network, mode, height=height, width=width)
         facts = {
             "name": name, "task": "classify", "mode": mode, "classes": list(run.problem.classes), "image": image,
-            "transformations": names, "forward_passes": passes, "temperature": 1.0,
+            "transformations": names, "forward_passes": count, "temperature": 1.0,
         }  # fmt: skip
         models[mode] = convert.to_onnx(build_graph(network, mode), shape, facts)
-        modes[mode] = Mode(f"{mode}.onnx", "", shape.inputs, shape.outputs, passes, "fp32", 1.0, {})
+        modes[mode] = Mode(f"{mode}.onnx", "", shape.inputs, shape.outputs, count, "fp32", 1.0, {})
         progress.say(
-            f"converted {mode} ({passes} forward pass{'es' if passes > 1 else ''}) in {watch.seconds:.1f} s"
+            f"converted {mode} ({count} forward pass{'es' if count > 1 else ''}) in {watch.seconds:.1f} s"
         )
     files, shared = convert.save(models, folder)
     modes = {
@@ -137,7 +135,7 @@ def _write_graphs(
         image=image,
         transformations=tuple(names),
         modes=modes,
-        default_mode=settings.default_mode or objective(run.config.objective).modes[0],
+        default_mode=settings.default_mode or next(iter(networks)),
         parity={},
         provenance=_provenance(run),
         weights={} if shared is None else {shared.name: contract.file_sha256(shared)},
@@ -146,7 +144,7 @@ def _write_graphs(
 
 
 def _verify(
-    run: Run, network: Network, written: Bundle, examples: Examples, progress: Progress
+    run: Run, networks: Answering, written: Bundle, examples: Examples, progress: Progress
 ) -> Manifest:
     """Compare what was written with torch. Returns the manifest with what was measured.
 
@@ -156,7 +154,7 @@ def _verify(
     watch, findings = Stopwatch(), verify.Findings()
     manifest = written.manifest
     modes = tuple(manifest.modes)
-    for mode in modes:
+    for mode, network in networks.items():
         shape = signature(
             network, mode, height=run.problem.image.height, width=run.problem.image.width
         )
@@ -165,8 +163,8 @@ def _verify(
         )
     if findings.failures:
         raise _failed(findings)
-    at_once = images_at_once(run.problem.image, len(network.transformations))
-    expected, labels = probabilities(network, examples.batches, modes, batch_size=at_once)
+    batch_size = at_once(networks, run.problem.image)
+    expected, labels = probabilities(networks, examples.batches, batch_size=batch_size)
     served = serve(Predictor(written, device="cpu"), examples.split, modes, progress)
     for mode in modes:
         verify.check_agreement(
@@ -198,9 +196,9 @@ def serve(
 ) -> dict[str, Tensor]:
     """What a bundle answers to every file of a split, through the code that serves: {mode: (n, N) float32}."""
     parts: dict[str, list[Tensor]] = {mode: [] for mode in modes}
-    at_once = images_at_once(predictor.spec, len(predictor.manifest.transformations))
-    chunks = verify.serve_split(predictor, split, modes, at_once)
-    for answers in progress.track(chunks, "onnxruntime", -(-len(split) // at_once)):
+    batch_size = images_at_once(predictor.spec, len(predictor.manifest.transformations))
+    chunks = verify.serve_split(predictor, split, modes, batch_size)
+    for answers in progress.track(chunks, "onnxruntime", -(-len(split) // batch_size)):
         for mode, answer in answers.items():
             parts[mode].append(torch.from_numpy(answer))
     return {mode: torch.cat(answers) for mode, answers in parts.items()}
@@ -274,9 +272,11 @@ def _provenance(run: Run) -> dict[str, Any]:
     settings = dataclasses.replace(
         run.config, data=data_settings, weights=weights, teacher=teacher, out=None
     )
+    learnt_from = open_kept(run).problem.pretrained_weights if has_teacher(run) else None
     return {
         "data": data.bare_name(run.config.data.data),
         "pretrained_weights": run.problem.pretrained_weights,
+        "teacher_pretrained_weights": learnt_from,
         "seed": run.config.seed,
         "config": config.to_dict(settings),
         "versions": run.problem.versions,

@@ -22,12 +22,12 @@ from serving.bundle import Bundle
 from serving.images import ImageSpec
 from serving.predictor import Predictor
 from training import checkpoint, confusion, data
+from training.answering import at_once, load_answering, passes
 from training.batches import Batches, prepare
 from training.checkpoint import Run
 from training.config import DataConfig, TrainConfig, from_dict
 from training.device import describe, pick_device
-from training.evaluate import MODES, Metrics, images_at_once, metrics, probabilities
-from training.objectives import objective
+from training.evaluate import Metrics, metrics, probabilities
 from training.progress import Progress, Stopwatch
 from training.splits import Split
 
@@ -158,16 +158,12 @@ def _mode(answer: Tensor, labels: Tensor, passes: int, classes: Sequence[str]) -
 def _of_run(subject: Subject, settings: EvaluateConfig, read: Read, progress: Progress) -> Answers:
     assert isinstance(subject.found, Run)
     device = pick_device(settings.device)
-    network = checkpoint.load_network(subject.found).to(device)
+    networks = load_answering(subject.found, device)
     _, batches = read(
         subject, data.instead_of(subject.config.data, settings.data, settings.data_dir), device
     )
-    copies = len(network.transformations)
-    modes = objective(subject.config.objective).modes
-    at_once = images_at_once(subject.image, copies)
-    answers, labels = probabilities(network, batches, modes, batch_size=at_once)
-    passes = {mode: MODES[mode].forward_passes(copies) for mode in modes}
-    return Answers(answers, labels, passes, "torch", describe(device))
+    answers, labels = probabilities(networks, batches, batch_size=at_once(networks, subject.image))
+    return Answers(answers, labels, passes(networks), "torch", describe(device))
 
 
 def _of_bundle(
@@ -184,8 +180,8 @@ def _of_bundle(
         torch.device("cpu"),
     )
     answers = serve(predictor, split, tuple(manifest.modes), progress)
-    passes = {name: mode.forward_passes for name, mode in manifest.modes.items()}
-    return Answers(answers, batches.labels.cpu(), passes, "onnxruntime", predictor.provider)
+    counts = {name: mode.forward_passes for name, mode in manifest.modes.items()}
+    return Answers(answers, batches.labels.cpu(), counts, "onnxruntime", predictor.provider)
 
 
 def _reader(name: str, progress: Progress) -> Read:

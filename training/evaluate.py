@@ -5,7 +5,7 @@ onnxruntime. Which classes are taken for which is in confusion.py.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -21,6 +21,7 @@ from training.objectives import Logits
 
 MOST_IMAGES = 256
 MOST_PIXELS = 4_000_000  # 20 images of 224 x 224 in 4 copies: a gigabyte in a wide network
+Answering = Mapping[str, Network]  # by mode: the network that answers in it
 ECE_BINS = 15  # Guo et al. 2017
 TOP = 5  # of so many classes, or fewer, every answer holds the right one
 Z_95 = NormalDist().inv_cdf(0.975)  # 1.96: 95 % of a normal distribution lies within
@@ -161,26 +162,27 @@ def images_at_once(spec: ImageSpec, copies: int) -> int:
 
 @torch.inference_mode()
 def probabilities(
-    network: Network, batches: Batches, modes: tuple[str, ...], *, batch_size: int
+    networks: Answering, batches: Batches, *, batch_size: int
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """({mode: (n, N) float32}, labels (n,)) of a whole split, on the CPU. The network is left in evaluation mode.
+    """({mode: (n, N) float32}, labels (n,)) of a whole split, on the CPU. The networks are left in evaluation mode.
 
     batch_size: images at a time, as `images_at_once` says.
     """
-    network.eval()
-    answers: dict[str, list[Tensor]] = {mode: [] for mode in modes}
+    asked = set(networks.values())  # each once, however many modes it answers in
+    for network in asked:
+        network.eval()
+    answers: dict[str, list[Tensor]] = {mode: [] for mode in networks}
     labels = []
     for images, targets in batches.iterate(in_order(len(batches), batch_size)):
-        logits = network(images)
-        for mode in modes:
-            answers[mode].append(F.softmax(MODES[mode].logits(logits).float(), dim=1).cpu())
+        logits = {network: network(images) for network in asked}
+        for mode, network in networks.items():
+            answer = MODES[mode].logits(logits[network]).float()
+            answers[mode].append(F.softmax(answer, dim=1).cpu())
         labels.append(targets.cpu())
     return {mode: torch.cat(parts) for mode, parts in answers.items()}, torch.cat(labels)
 
 
-def evaluate(
-    network: Network, batches: Batches, modes: tuple[str, ...], *, batch_size: int
-) -> dict[str, Metrics]:
+def evaluate(networks: Answering, batches: Batches, *, batch_size: int) -> dict[str, Metrics]:
     """The metrics of every mode on a whole split. batch_size: as in `probabilities`."""
-    answers, labels = probabilities(network, batches, modes, batch_size=batch_size)
+    answers, labels = probabilities(networks, batches, batch_size=batch_size)
     return {mode: metrics(answer, labels) for mode, answer in answers.items()}

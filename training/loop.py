@@ -220,7 +220,7 @@ def _close_epoch(trainer: Trainer, position: Position, epoch: int, rate: float) 
 def _evaluate(trainer: Trainer, split: Batches) -> dict[str, Metrics]:
     network = trainer.learner.shown
     at_once = images_at_once(trainer.run.problem.image, len(network.transformations))
-    return evaluate(network, split, trainer.modes, batch_size=at_once)
+    return evaluate(dict.fromkeys(trainer.modes, network), split, batch_size=at_once)
 
 
 def _save_last(trainer: Trainer, position: Position) -> None:

@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 
 from training import checkpoint
+from training.answering import at_once, load_answering, passes, that_looks
 from training.batches import Batches, prepare
 from training.checkpoint import Run
 from training.config import ReportConfig
 from training.data import instead_of
 from training.device import describe, pick_device
 from training.errors import ConfigError
-from training.evaluate import MODES, images_at_once, metrics, probabilities
+from training.evaluate import metrics, probabilities
 from training.history import read_history
 from training.mistakes import Gallery, copies_of, worst_mistakes
-from training.objectives import objective
 from training.progress import Progress, Stopwatch
 from training.report_page import Findings, Measured, page
 from training.resume import load_again
@@ -93,30 +93,30 @@ def _measure(
     notes: list[str],
     progress: Progress,
 ) -> Measured:
-    network = checkpoint.load_network(run).to(device)
+    networks = load_answering(run, device)
     pictures, batches = _split(run, config, split, device, progress)
     then = run.problem.counts[PLACES[split]]
     if len(batches) != then:
         notes.append(
             f"The {split} split has {len(batches):,} images now, but {then:,} when the run began."
         )
-    modes = objective(run.config.objective).modes
-    at_once = images_at_once(run.problem.image, len(network.transformations))
-    answers, labels = probabilities(network, batches, modes, batch_size=at_once)
-    worst = worst_mistakes(answers[modes[0]], labels, config.mistakes)
+    batch_size = at_once(networks, run.problem.image)
+    answers, labels = probabilities(networks, batches, batch_size=batch_size)
+    worst = worst_mistakes(next(iter(answers.values())), labels, config.mistakes)
+    looking = that_looks(networks)
     places = [mistake.place for mistake in worst]
     gallery = Gallery(
         worst,
         [_short_name(pictures, place) for place in places],
-        copies_of(network, batches, places, batch_size=at_once),
-        tuple(transformation.name for transformation in network.transformations),
+        copies_of(looking, batches, places, batch_size=batch_size),
+        tuple(transformation.name for transformation in looking.transformations),
     )
     return Measured(
         split=split,
         answers=answers,
         labels=labels,
         metrics={mode: metrics(answer, labels) for mode, answer in answers.items()},
-        passes={mode: MODES[mode].forward_passes(len(network.transformations)) for mode in modes},
+        passes=passes(networks),
         gallery=gallery,
     )
 

@@ -87,5 +87,19 @@ def load_teacher(run: Run) -> Teacher:
     Raises:
         CheckpointError: the copy is missing or altered.
     """
-    kept = checkpoint.open_run(run.folder / checkpoint.TEACHER)
+    kept = open_kept(run)
     return Teacher(checkpoint.load_network(kept), objective(kept.config.objective).modes)
+
+
+def has_teacher(run: Run) -> bool:
+    """Whether a run learns from another run, of which it keeps a copy."""
+    return run.config.teacher not in (None, AVERAGE)
+
+
+def open_kept(run: Run) -> Run:
+    """The copy of its teacher that a run keeps.
+
+    Raises:
+        CheckpointError: the copy is missing or altered.
+    """
+    return checkpoint.open_run(run.folder / checkpoint.TEACHER)

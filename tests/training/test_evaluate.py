@@ -140,7 +140,7 @@ def batches(n: int = 23) -> ResidentBatches:
 @pytest.mark.parametrize("batch_size", [1, 10, 23, 256])
 def test_probabilities_are_in_order_whatever_the_batch(batch_size: int):
     data, modes = batches(), objective("sla-sd").modes
-    found, labels = probabilities(network(), data, modes, batch_size=batch_size)
+    found, labels = probabilities(dict.fromkeys(modes, network()), data, batch_size=batch_size)
     assert labels.tolist() == data.labels.tolist()
     whole = network()(data.images)
     expected = {
@@ -154,14 +154,32 @@ def test_probabilities_are_in_order_whatever_the_batch(batch_size: int):
 
 def test_evaluation_leaves_the_network_in_evaluation_mode_and_without_gradients():
     found = network("baseline").train()
-    given, _ = probabilities(found, batches(), ("plain",), batch_size=8)
+    given, _ = probabilities({"plain": found}, batches(), batch_size=8)
     assert not found.training
     assert not given["plain"].requires_grad
 
 
+def test_every_mode_is_answered_by_its_own_network():
+    torch.manual_seed(1)
+    folded = Network(
+        FirstPixel(),
+        objective("distill"),
+        num_classes=5,
+        transformations=transformation_set("flip"),
+    )
+    data = batches()
+    networks = {"distilled": folded, "aggregated": network("sla")}
+    found, _ = probabilities(networks, data, batch_size=8)
+    single = folded(data.images).single.softmax(1)
+    joint = network("sla")(data.images).joint
+    torch.testing.assert_close(found["distilled"], single.detach(), atol=1e-6, rtol=0)
+    expected = oracles.aggregated(joint).softmax(1).float().detach()
+    torch.testing.assert_close(found["aggregated"], expected, atol=1e-6, rtol=0)
+
+
 def test_evaluate_measures_every_mode():
     data = batches()
-    found = evaluate(network(), data, ("single", "aggregated"), batch_size=8)
+    found = evaluate(dict.fromkeys(("single", "aggregated"), network()), data, batch_size=8)
     assert list(found) == ["single", "aggregated"]
     given = oracles.conditional(network()(data.images).joint)
     assert found["single"].top1 == pytest.approx(oracles.top1(given, data.labels), abs=1e-12)

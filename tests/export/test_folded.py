@@ -1,0 +1,70 @@
+"""A run that was folded from another: its bundle answers in one pass and, by its teacher, in all of them."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from export.bundle import export
+from export.config import EvaluateConfig, ExportConfig
+from export.evaluate import run as evaluate
+from serving import bundle as contract
+from serving.predictor import Predictor
+from tests.runs import tiny_run
+from training import checkpoint
+from training.checkpoint import Run
+from training.evaluate import MODES
+from training.loop import train
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return tiny_run(tmp_path_factory.mktemp("teacher"), objective="sla", transformations="color3")
+
+
+@pytest.fixture(scope="module")
+def folded(teacher: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    changed = dataclasses.replace(
+        teacher.config,
+        objective="distill",
+        transformations="rotation",  # which one pass does not look at
+        teacher=str(teacher.folder),
+        out=tmp_path_factory.mktemp("folded") / "run",
+    )
+    return train(changed)
+
+
+@pytest.fixture(scope="module")
+def bundle(folded: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "folded"
+    export(ExportConfig(folded.folder, out))
+    return out
+
+
+def test_folded_bundle_answers_in_one_pass_unless_asked_for_all(bundle: Path):
+    manifest = contract.read(bundle).manifest
+    assert manifest.default_mode == "distilled"
+    counts = {mode: value.forward_passes for mode, value in manifest.modes.items()}
+    assert counts == {"distilled": 1, "aggregated": 3}
+    assert manifest.transformations == ("identity", "color-gbr", "color-brg")
+    assert manifest.provenance["config"]["teacher"] == "run"
+
+
+def test_each_graph_says_what_its_own_network_says(bundle: Path, folded: Run, teacher: Run):
+    images, _ = checkpoint.read_validation_images(folded)
+    predictor = Predictor(contract.read(bundle), device="cpu")
+    for mode, run in (("distilled", folded), ("aggregated", teacher)):
+        network = checkpoint.load_network(run)
+        expected = MODES[mode].logits(network(images)).softmax(1).detach().numpy()
+        assert abs(predictor.predict(images.numpy(), mode) - expected).max() < 1e-5
+
+
+def test_folded_run_and_its_bundle_are_worth_the_same(bundle: Path, folded: Run, teacher: Run):
+    of_run = evaluate(EvaluateConfig((folded.folder,)))["modes"]
+    of_bundle = evaluate(EvaluateConfig((bundle,), data=folded.config.data.data))["modes"]
+    assert list(of_run) == list(of_bundle) == ["distilled", "aggregated"]
+    for mode, values in of_run.items():
+        assert of_bundle[mode]["nll"] == pytest.approx(values["nll"], abs=1e-5)
+        assert of_bundle[mode]["forward_passes"] == values["forward_passes"]
+    own = teacher.result()["test"]["aggregated"]["nll"]
+    assert of_run["aggregated"]["nll"] == pytest.approx(own, abs=1e-6)
