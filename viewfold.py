@@ -19,7 +19,7 @@ def train(arguments: Sequence[str]) -> int:
     from training.config import TrainConfig
 
     config = tyro.cli(TrainConfig, prog="viewfold train", args=arguments)
-    from training.loop import train
+    from training.classify import train
 
     return 0 if train(config).complete else 130
 

@@ -23,8 +23,9 @@ from scipy import stats
 
 from benchmarks.experiments import EXPERIMENTS, Comparison, Experiment
 from training.checkpoint import Run
-from training.config import TrainConfig, to_dict
-from training.loop import train
+from training.classify import train
+from training.config import TrainConfig
+from training.config_json import to_dict
 
 Entry = dict[str, Any]  # the result of one (row, seed)
 

@@ -26,11 +26,12 @@ from serving import bundle as contract
 from serving.bundle import Bundle, Manifest, Mode
 from serving.images import Pixels, encode_png
 from serving.predictor import Predictor
-from training import checkpoint, config, data
+from training import checkpoint, data
 from training.answering import at_once, load_answering, passes, that_looks
 from training.batches import ResidentBatches, prepare
 from training.checkpoint import Run
 from training.config import DataConfig
+from training.config_json import to_dict
 from training.errors import DataError
 from training.evaluate import Answering, Metrics, images_at_once, metrics, probabilities
 from training.progress import Progress, Stopwatch
@@ -278,7 +279,7 @@ def _provenance(run: Run) -> dict[str, Any]:
         "pretrained_weights": run.problem.pretrained_weights,
         "teacher_pretrained_weights": learnt_from,
         "seed": run.config.seed,
-        "config": config.to_dict(settings),
+        "config": to_dict(settings),
         "versions": run.problem.versions,
     }
 

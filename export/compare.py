@@ -4,7 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from training.config import TrainConfig, to_dict
+from training.config import TrainConfig
+from training.config_json import to_dict
 from training.data import bare_name
 
 # settings that decide where and when a run is made, not what it is; the seed is what the mean is over

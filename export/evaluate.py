@@ -25,7 +25,8 @@ from training import checkpoint, confusion, data
 from training.answering import at_once, load_answering, passes
 from training.batches import Batches, prepare
 from training.checkpoint import Run
-from training.config import DataConfig, TrainConfig, from_dict
+from training.config import DataConfig, TrainConfig
+from training.config_json import from_dict
 from training.device import describe, pick_device
 from training.evaluate import Metrics, metrics, probabilities
 from training.progress import Progress, Stopwatch
@@ -110,7 +111,7 @@ def _open(path: Path) -> Subject:
         bundle = contract.read(path)
         if "config" not in bundle.manifest.provenance:
             raise ExportError(f"{path} does not say how it was trained; export the bundle again")
-        config = from_dict(bundle.manifest.provenance["config"])
+        config = from_dict(TrainConfig, bundle.manifest.provenance["config"])
         image = ImageSpec(**bundle.manifest.image)
         return Subject(path, bundle, config, bundle.manifest.classes, image)
     found = checkpoint.open_run(path)

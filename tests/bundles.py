@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from serving.bundle import MANIFEST, Manifest, Mode, Tensor, encode
 from tests.pictures import RED, plain
-from training.config import TrainConfig, to_dict
+from training.config import TrainConfig
+from training.config_json import to_dict
 
 CLASSES = ("red", "green", "blue")
 SIZE = 32

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.checkpoint import Run
+from training.classify import train
 from training.config import DataConfig, LossConfig, OptimConfig, TrainConfig
-from training.loop import train
 
 CLASSES = ("red", "green", "blue")
 

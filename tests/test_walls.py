@@ -139,16 +139,16 @@ def test_only_the_charts_of_a_report_draw():
         if any(name.split(".")[0] == "matplotlib" for name in imported(path.read_text()))
     }
     assert drawing == {"charts.py"}
-    done = run_python("import sys, training.loop; assert 'training.charts' not in sys.modules")
+    done = run_python("import sys, training.classify; assert 'training.charts' not in sys.modules")
     assert done.returncode == 0, done.stderr
 
 
 def test_training_is_imported_without_onnx_and_bentoml():
-    done = run_python(blocking(FORBIDDEN["training"] | {"export"}) + "import training.loop")
+    done = run_python(blocking(FORBIDDEN["training"] | {"export"}) + "import training.classify")
     assert done.returncode == 0, done.stderr
 
 
 def test_the_wall_of_these_tests_holds():
-    done = run_python(blocking({"torch"}) + "import training.loop")
+    done = run_python(blocking({"torch"}) + "import training.classify")
     assert done.returncode != 0
     assert "ModuleNotFoundError: import of torch halted" in done.stderr

@@ -1,1 +1,1 @@
-"""Training: images to a run folder (loop.py)."""
+"""Training: images to a run folder (classify.py, loop.py)."""

@@ -21,23 +21,27 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from serving.images import ImageSpec
-from training import config as settings
 from training.backbones import build_backbone
 from training.config import TrainConfig
+from training.config_json import from_dict, to_dict
 from training.errors import CheckpointError
 from training.network import Network
 from training.objectives import objective
+from training.pretrain_config import PretrainConfig
 from training.transformations import transformation_set
 
 SUMS = "SHA256SUMS"
 TEACHER = "teacher"
+COMMANDS: dict[type, str] = {TrainConfig: "train", PretrainConfig: "pretrain"}
+C = TypeVar("C", TrainConfig, PretrainConfig, default=TrainConfig)
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,11 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run folder with its settings read."""
+class Run(Generic[C]):
+    """A run folder with its settings read: a classifier's, unless it says that it is Run[PretrainConfig]."""
 
     folder: Path
-    config: TrainConfig
+    config: C
     problem: Problem
 
     @property
@@ -80,12 +84,12 @@ class Run:
 
 def create_run(
     folder: Path,
-    config: TrainConfig,
+    config: C,
     problem: Problem,
     images: Tensor,
     labels: Tensor,
     teacher: Run | None = None,
-) -> Run:
+) -> Run[C]:
     """A new run folder with its settings, some validation images and the command to go on with.
 
     images: (n, H, W, 3) uint8, labels: (n,) int64. teacher: the run that it learns from, which is copied.
@@ -108,15 +112,16 @@ def create_run(
         {"images": images.contiguous().cpu(), "labels": labels.cpu()},
         folder / "validation.safetensors",
     )
-    write_json(folder / "config.json", settings.to_dict(config))
+    command = COMMANDS[type(config)]
+    write_json(folder / "config.json", {"command": command} | to_dict(config))
     _write_sums(folder)
-    (folder / "resume.txt").write_text(resume_command(folder) + "\n")
+    (folder / "resume.txt").write_text(resume_command(folder, command) + "\n")
     return Run(folder, config, problem)
 
 
-def resume_command(folder: Path) -> str:
+def resume_command(folder: Path, command: str = "train") -> str:
     """What to type, in a shell and from any folder, to go on with a run."""
-    return shlex.join(["viewfold", "train", "--resume", str(folder.resolve())])
+    return shlex.join(["viewfold", command, "--resume", str(folder.resolve())])
 
 
 def check_new(folder: Path) -> None:
@@ -127,21 +132,48 @@ def check_new(folder: Path) -> None:
     """
     if (folder / SUMS).is_file():  # written last: without it a run cannot be gone on with
         raise CheckpointError(
-            f"{folder} is there already; go on with `{resume_command(folder)}`, or give --out"
+            f"{folder} is there already; go on with `{resume_command(folder, made_by(folder))}`, or give --out"
         )
     if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
         raise CheckpointError(f"{folder} is there already and is no run; give another --out")
 
 
-def open_run(folder: Path) -> Run:
-    """The run in a folder.
+def made_by(folder: Path) -> str:
+    """The command that made the run in a folder: train or pretrain.
 
     Raises:
-        CheckpointError: it is no run, or its settings are malformed.
+        CheckpointError: it is no run.
     """
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder} is not a run: it has no config.json; make one with `viewfold train`"
+        )
+    return str(_read_json(folder / "config.json").get("command", "train"))
+
+
+def open_run(folder: Path) -> Run:
+    """The classifier's run in a folder.
+
+    Raises:
+        CheckpointError: it is no run, its settings are malformed, or it is of an encoder.
+    """
+    if made_by(folder) == "pretrain":
+        raise CheckpointError(
+            f"{folder} holds a pretrained encoder, which is no classifier yet; make one of it with "
+            f"`viewfold train --weights {folder}`"
+        )
+    return open_kind(folder, TrainConfig)
+
+
+def open_kind(folder: Path, kind: type[C]) -> Run[C]:
+    """The run in a folder with settings of that kind.
+
+    Raises:
+        CheckpointError: it is no such run, or its settings are malformed.
+    """
+    if made_by(folder) != COMMANDS[kind]:
+        raise CheckpointError(
+            f"{folder} was made by `viewfold {made_by(folder)}`, not by `viewfold {COMMANDS[kind]}`"
         )
     _check_sums(folder, "config.json", "problem.json", "validation.safetensors")
     values = _read_json(folder / "problem.json")
@@ -152,7 +184,9 @@ def open_run(folder: Path) -> Run:
         raise CheckpointError(
             f"{folder / 'problem.json'} is malformed ({error}); train again"
         ) from None
-    return Run(folder, settings.from_dict(_read_json(folder / "config.json")), problem)
+    settings = _read_json(folder / "config.json")
+    settings.pop("command", None)
+    return Run(folder, from_dict(kind, settings), problem)
 
 
 def build_network(config: TrainConfig, problem: Problem) -> Network:

@@ -1,17 +1,11 @@
-"""The settings of `viewfold train`: a field is a flag, its docstring the help. Imports nothing heavy.
-
-A run keeps its settings in config.json; `to_dict` and `from_dict` are the only way in and out.
-"""
+"""The settings of `viewfold train`: a field is a flag, its docstring the help. Imports nothing heavy."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
-
-from training.errors import CheckpointError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -195,37 +189,6 @@ class ReportConfig:
     """How many of the worst mistakes to show, as pictures; 0 for none."""
 
 
-def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """The settings as JSON values."""
-    return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
-
-
-def from_dict(values: Mapping[str, Any]) -> TrainConfig:
-    """The settings that `to_dict` wrote; one that an older run did not have yet takes its default.
-
-    Raises:
-        CheckpointError: a setting is unknown or malformed.
-    """
-    try:
-        data = dict(values["data"])
-        data["data_dir"] = Path(data["data_dir"])
-        paths = {
-            key: Path(values[key]) if values.get(key) is not None else None
-            for key in ("out", "resume", "weights")
-        }
-        nested = {
-            "data": DataConfig(**data),
-            "optim": OptimConfig(**values["optim"]),
-            "augment": AugmentConfig(**values.get("augment", {})),
-            "loss": LossConfig(**values.get("loss", {})),
-        }
-        return TrainConfig(**{**values, **paths, **nested})
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"the run's config.json is malformed ({error}); train again"
-        ) from None
-
-
 def default_folder(config: TrainConfig) -> Path:
     """runs/DATA-OBJECTIVE-seedSEED."""
     kind, _, location = config.data.data.partition(":")
@@ -237,9 +200,3 @@ def absolute_paths(config: DataConfig) -> DataConfig:
     kind, _, location = config.data.partition(":")
     where = f"{kind}:{Path(location).expanduser().resolve()}" if location else kind
     return dataclasses.replace(config, data=where, data_dir=config.data_dir.expanduser().resolve())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return str(value) if isinstance(value, Path) else value

@@ -8,11 +8,10 @@ from typing import Literal
 
 import torch
 
-from training.config import Device, TrainConfig
+from training.config import Device, Precision, TrainConfig
 from training.errors import ConfigError
 
 FEWEST_STEPS = 2000  # that win back the minute of compiling
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 def pick_device(name: Device) -> torch.device:

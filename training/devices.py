@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.fabric import Fabric
@@ -24,10 +24,9 @@ from torch import Tensor, distributed, multiprocessing
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # which torch does not declare
 from torch.multiprocessing.spawn import ProcessException, start_processes
 
-from training.config import TrainConfig
 from training.errors import ConfigError, TrainingError
-from training.network import Network
 
+C = TypeVar("C")  # settings
 # the others wait while the first process reads the data, validates and tests
 PATIENCE = timedelta(days=7)
 
@@ -136,11 +135,11 @@ def joined(size: int, device: torch.device) -> Iterator[Team]:
     distributed.destroy_process_group()
 
 
-def fabric(team: Team, network: Network, shape: tuple[int, int], precision: Any) -> Fabric:
-    """Lightning Fabric on the team's device, with DDP where there are several. shape: (H, W) of the images."""
+def fabric(team: Team, precision: Any, *, find_unused: bool = False) -> Fabric:
+    """Lightning Fabric on the team's device, with DDP where there are several. find_unused: as DDP has it."""
     if team.size == 1:
         return Fabric(accelerator=team.device.type, devices=1, precision=precision)
-    strategy = DDPStrategy(find_unused_parameters=_unused(network, shape))
+    strategy = DDPStrategy(find_unused_parameters=find_unused)
     made = Fabric(
         accelerator=team.device.type, devices=team.size, strategy=strategy, precision=precision
     )
@@ -148,7 +147,7 @@ def fabric(team: Team, network: Network, shape: tuple[int, int], precision: Any)
     return made
 
 
-def launch(function: Callable[[TrainConfig], object], config: TrainConfig, processes: int) -> None:
+def launch(function: Callable[[C], object], config: C, processes: int) -> None:
     """Call function(config) in that many new processes, and wait for them.
 
     What goes wrong in one of them is raised here, once. Ctrl-C and SIGTERM are passed on: the processes
@@ -179,8 +178,8 @@ def launch(function: Callable[[TrainConfig], object], config: TrainConfig, proce
 
 def _work(
     rank: int,
-    function: Callable[[TrainConfig], object],
-    config: TrainConfig,
+    function: Callable[[C], object],
+    config: C,
     size: int,
     port: int,
     faults: Any,
@@ -236,14 +235,3 @@ def _passing_on_signals() -> Iterator[_Signals]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _unused(network: Network, shape: tuple[int, int]) -> bool:
-    """Whether some parameters never get a gradient, as in a few of timm's networks: DDP must be told."""
-    network.eval()
-    logits = network(torch.zeros(2, *shape, 3, dtype=torch.uint8))
-    torch.stack([answer.sum() for answer in logits if answer is not None]).sum().backward()
-    found = any(parameter.grad is None for parameter in network.parameters())
-    network.zero_grad(set_to_none=True)
-    network.train()
-    return found

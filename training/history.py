@@ -29,6 +29,15 @@ def read_history(folder: Path) -> list[dict[str, float]]:
         raise CheckpointError(f"{path} is malformed ({error}); train again") from None
 
 
+def columns(val: Mapping[str, Metrics]) -> dict[str, float]:
+    """The metrics of every mode on the validation split, as columns of metrics.csv."""
+    row: dict[str, float] = {}
+    for mode, metrics in val.items():
+        values = {key: getattr(metrics, key) for key in ("top1", "top5", "nll", "ece")}
+        row |= {f"val_{mode}_{key}": v for key, v in values.items() if v is not None}
+    return row
+
+
 class History:
     """The rows of metrics.csv and TensorBoard's scalars of one run."""
 
@@ -42,15 +51,12 @@ class History:
         *,
         step: int,
         lr: float,
-        loss: float,
-        val: Mapping[str, Metrics],
+        losses: Mapping[str, float],
+        values: Mapping[str, float],
         images_per_second: float,
     ) -> None:
-        """Write an epoch down. lr: of its last step; loss: its mean; val: the metrics of every mode."""
-        row: dict[str, float] = {"epoch": epoch, "step": step, "lr": lr, "train_loss": loss}
-        for mode, metrics in val.items():
-            values = {key: getattr(metrics, key) for key in ("top1", "top5", "nll", "ece")}
-            row |= {f"val_{mode}_{key}": v for key, v in values.items() if v is not None}
+        """Write an epoch down. lr: of its last step; losses: their means; values: what validation found."""
+        row: dict[str, float] = {"epoch": epoch, "step": step, "lr": lr, **losses, **values}
         row["images_per_second"] = round(images_per_second, 1)
         columns = self._columns()
         with self._path.open("a", newline="") as file:

@@ -1,17 +1,17 @@
 """How far a run has come: with its weights and its optimiser all of its state."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from training.evaluate import Metrics
 
 
 @dataclass
 class Position:
-    """How far a run has come. epoch_loss: the sum of the losses of this epoch's steps so far."""
+    """How far a run has come. losses: the sums over this epoch's steps so far, before the first of them none."""
 
     step: int = 0
-    epoch_loss: float = 0.0
+    losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     best_epoch: int | None = None
     best_top1: float = -1.0

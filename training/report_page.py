@@ -13,7 +13,8 @@ from torch import Tensor
 
 from training import charts
 from training.checkpoint import Run
-from training.config import TrainConfig, to_dict
+from training.config import TrainConfig
+from training.config_json import to_dict
 from training.confusion import class_accuracies, confusion_matrix, most_confused
 from training.data import bare_name
 from training.evaluate import Metrics, confidence_bins

@@ -2,12 +2,13 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from training import checkpoint, data
-from training.checkpoint import Run
-from training.config import DataConfig, TrainConfig
+from training.checkpoint import C, Run
+from training.config import DataConfig
 from training.errors import ConfigError, DataError
 from training.progress import Progress
 from training.setup import Prepared, read_splits
@@ -15,10 +16,11 @@ from training.splits import Dataset
 
 # settings that may be given with --resume, of the run and of its data
 MAY_CHANGE = ("device", "devices", "resume")
+PREFIXED = ("optim", "views")  # groups of settings whose flags begin with the group's name
 DATA_MAY_CHANGE = ("data_dir", "workers")
 
 
-def open_to_continue(config: TrainConfig, folder: Path) -> Run:
+def open_to_continue(config: C, folder: Path) -> Run[C]:
     """The run in a folder, with what may change of its settings taken from config where it was given there.
 
     Raises:
@@ -30,10 +32,10 @@ def open_to_continue(config: TrainConfig, folder: Path) -> Run:
         raise ConfigError(
             f"{', '.join(refused)} cannot be given with --resume: a run goes on with its own settings"
         )
-    run = checkpoint.open_run(folder)
+    run = checkpoint.open_kind(folder, type(config))
     new = {name: getattr(config.data, name) for name in DATA_MAY_CHANGE}
     given = {name: value for name, value in new.items() if value != getattr(DataConfig(), name)}
-    device = run.config.device if config.device == TrainConfig().device else config.device
+    device = run.config.device if config.device == type(config)().device else config.device
     changed = dataclasses.replace(
         run.config, data=dataclasses.replace(run.config.data, **given), device=device
     )
@@ -70,18 +72,18 @@ def load_again(run: Run, config: DataConfig) -> Dataset:
     return dataset
 
 
-def changed_settings(config: TrainConfig) -> list[str]:
+def changed_settings(config: Any) -> list[str]:
     """The flags that differ from their defaults and that a run cannot change on the way."""
-    flags = []
-    for prefix, group, default, free in (
-        ("", config, TrainConfig(), (*MAY_CHANGE, "data", "optim", "augment", "loss")),
-        ("", config.data, DataConfig(), DATA_MAY_CHANGE),
-        ("optim.", config.optim, TrainConfig().optim, ()),
-        ("", config.augment, TrainConfig().augment, ()),
-        ("", config.loss, TrainConfig().loss, ()),
-    ):
-        for field in dataclasses.fields(group):
-            name = field.name
-            if name not in free and getattr(group, name) != getattr(default, name):
-                flags.append(f"--{prefix}{name.replace('_', '-')}")
-    return flags
+    return _changed(config, type(config)(), "", MAY_CHANGE)
+
+
+def _changed(group: Any, default: Any, prefix: str, free: tuple[str, ...]) -> list[str]:
+    flags, below = [], []
+    for field in dataclasses.fields(group):
+        name, value, usual = field.name, getattr(group, field.name), getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            may = DATA_MAY_CHANGE if name == "data" else ()
+            below += _changed(value, usual, f"{name}." if name in PREFIXED else "", may)
+        elif name not in free and value != usual:
+            flags.append(f"--{prefix}{name.replace('_', '-')}")
+    return flags + below

@@ -75,7 +75,9 @@ def set_up(run: Run, team: Team, start: Start | None = None) -> Learner:
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     precision = pick_precision(config.precision, team.device)
-    fabric = devices.fabric(team, network, (problem.image.height, problem.image.width), precision)
+    shape = (problem.image.height, problem.image.width)
+    unused = team.size > 1 and leaves_unused(network, shape)
+    fabric = devices.fabric(team, precision, find_unused=unused)
     # evaluation asks the network itself: in fp32, and batches of other sizes
     trained: Any = torch.compile(network) if config.compile == "on" else network
     module, optimizer = fabric.setup(trained, optim.build_optimizer(network, config.optim))
@@ -89,6 +91,17 @@ def set_up(run: Run, team: Team, start: Start | None = None) -> Learner:
     return Learner(
         config, problem, fabric, network, module, optimizer, average, teacher, balanced, team
     )
+
+
+def leaves_unused(network: Network, shape: tuple[int, int]) -> bool:
+    """Whether some parameters never get a gradient, as in a few of timm's networks: DDP must be told."""
+    network.eval()
+    logits = network(torch.zeros(2, *shape, 3, dtype=torch.uint8))
+    torch.stack([answer.sum() for answer in logits if answer is not None]).sum().backward()
+    found = any(parameter.grad is None for parameter in network.parameters())
+    network.zero_grad(set_to_none=True)
+    network.train()
+    return found
 
 
 def averaged(network: Network, decay: float) -> Any:

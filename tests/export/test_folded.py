@@ -13,8 +13,8 @@ from serving.predictor import Predictor
 from tests.runs import tiny_run
 from training import checkpoint
 from training.checkpoint import Run
+from training.classify import train
 from training.evaluate import MODES
-from training.loop import train
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.data_sets import write_npz
-from training import loop
+from training import classify
 from training.config import DataConfig, OptimConfig, TrainConfig
 
 STEPS = 9  # an epoch: 36 of the 40 training images, 4 a step
@@ -57,11 +57,11 @@ def assert_same_run(one: Path, two: Path) -> None:
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Ctrl-C in the step that follows that many."""
-    original = loop.train_step
+    original = classify.train_step
 
     def step(learner: Any, images: Any, labels: Any, number: int, total: int) -> Any:
         if number == steps:
             signal.raise_signal(signal.SIGINT)
         return original(learner, images, labels, number, total)
 
-    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(classify, "train_step", step)

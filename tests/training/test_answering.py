@@ -9,8 +9,8 @@ import torch
 from tests.training.runs import settings
 from training.answering import at_once, load_answering, passes, that_looks
 from training.checkpoint import Run, load_network
+from training.classify import train
 from training.errors import CheckpointError
-from training.loop import train
 from training.teacher import open_kept
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import tyro
 
-from training.config import DataConfig, OptimConfig, TrainConfig, from_dict, to_dict
+from training.config import DataConfig, OptimConfig, TrainConfig
+from training.config_json import from_dict, to_dict
 from training.errors import CheckpointError
 
 FULL = TrainConfig(
@@ -20,7 +21,7 @@ FULL = TrainConfig(
 
 @pytest.mark.parametrize("config", [TrainConfig(), FULL])
 def test_settings_come_back_from_json(config: TrainConfig):
-    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert from_dict(TrainConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
 def test_setting_that_an_older_run_did_not_have_takes_its_default():
@@ -28,7 +29,7 @@ def test_setting_that_an_older_run_did_not_have_takes_its_default():
     del values["loss"]["beta"]
     del values["augment"]
     del values["optim"]["warmup"]
-    assert from_dict(values) == FULL
+    assert from_dict(TrainConfig, values) == FULL
 
 
 MALFORMED: dict[str, dict[str, Any]] = {
@@ -44,14 +45,14 @@ MALFORMED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("what", MALFORMED)
 def test_malformed_settings_are_refused(what: str):
     with pytest.raises(CheckpointError, match=r"config\.json is malformed"):
-        from_dict(to_dict(FULL) | MALFORMED[what])
+        from_dict(TrainConfig, to_dict(FULL) | MALFORMED[what])
 
 
 def test_settings_without_their_data_are_refused():
     values = to_dict(FULL)
     del values["data"]
     with pytest.raises(CheckpointError, match="'data'"):
-        from_dict(values)
+        from_dict(TrainConfig, values)
 
 
 def test_flags_are_made_from_the_fields():

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from tests.training.runs import rows
 from training.evaluate import Metrics
-from training.history import History
+from training.history import History, columns
 
 FEW = {"plain": Metrics(top1=0.5, nll=1.0, ece=0.1, n=4)}
 MANY = {"plain": Metrics(top1=0.5, nll=1.0, ece=0.1, n=4, top5=0.75)}
@@ -11,7 +11,8 @@ MANY = {"plain": Metrics(top1=0.5, nll=1.0, ece=0.1, n=4, top5=0.75)}
 def add(folder: Path, epoch: int, val: dict[str, Metrics]) -> None:
     folder.mkdir(exist_ok=True)
     history = History(folder)
-    history.add(epoch, step=epoch, lr=0.1, loss=1.0, val=val, images_per_second=10)
+    losses, values = {"train_loss": 1.0}, columns(val)
+    history.add(epoch, step=epoch, lr=0.1, losses=losses, values=values, images_per_second=10)
 
 
 def test_top5_is_written_where_there_is_one(tmp_path: Path):

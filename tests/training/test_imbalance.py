@@ -13,7 +13,9 @@ from tests import oracles
 from tests.training.data_sets import striped, write_npz
 from tests.training.runs import settings
 from training import checkpoint, step
-from training.config import DataConfig, LossConfig, TrainConfig, from_dict, to_dict
+from training.classify import train
+from training.config import DataConfig, LossConfig, TrainConfig
+from training.config_json import from_dict, to_dict
 from training.errors import ConfigError
 from training.imbalance import (
     Balance,
@@ -23,7 +25,6 @@ from training.imbalance import (
     inverse_weights,
     margins,
 )
-from training.loop import train
 from training.network import COSINE_SCALE
 from training.objectives import Terms, cross_entropy, sla_loss
 from training.progress import Progress
@@ -242,4 +243,4 @@ def test_settings_of_before_there_were_weights_take_their_defaults():
     values = to_dict(TrainConfig())
     for name in ("ldam", "class_weights"):
         values["loss"].pop(name)
-    assert from_dict(values) == TrainConfig()
+    assert from_dict(TrainConfig, values) == TrainConfig()

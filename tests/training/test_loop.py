@@ -11,11 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.training.data_sets import striped, write_npz
 from tests.training.runs import assert_same_run, interrupt_after, rows, settings
-from training import checkpoint, loop
+from training import checkpoint, classify
+from training.classify import train
 from training.config import AugmentConfig, DataConfig, OptimConfig, TrainConfig
 from training.errors import CheckpointError, ConfigError, DivergedError
 from training.evaluate import Metrics
-from training.loop import Position, train
+from training.position import Position
 from viewfold import main
 
 # what a run leaves
@@ -127,13 +128,13 @@ def test_streamed_images_train_the_same_network_as_resident_ones(tmp_path: Path)
 
 def test_test_split_is_seen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen: list[int] = []
-    original = loop.evaluate
+    original = classify.evaluate
 
-    def spy(network: Any, batches: Any, modes: Any, **options: Any) -> Any:
+    def spy(networks: Any, batches: Any, **options: Any) -> Any:
         seen.append(len(batches))
-        return original(network, batches, modes, **options)
+        return original(networks, batches, **options)
 
-    monkeypatch.setattr(loop, "evaluate", spy)
+    monkeypatch.setattr(classify, "evaluate", spy)
     train(settings(tmp_path, epochs=3))
     assert seen == [4, 4, 4, 20]
 
@@ -144,12 +145,13 @@ def test_weights_of_the_highest_accuracy_then_the_lowest_nll_are_chosen_and_test
     scores = [(0.5, 1.0), (0.8, 2.0), (0.8, 1.5), (0.8, 1.6), (0.0, 0.0)]
     seen: list[dict[str, torch.Tensor]] = []
 
-    def graded(network: Any, batches: Any, modes: Any, **_: Any) -> dict[str, Metrics]:
+    def graded(networks: Any, batches: Any, **_: Any) -> dict[str, Metrics]:
         top1, nll = scores[len(seen)]
+        network = next(iter(networks.values()))
         seen.append({key: value.clone() for key, value in network.state_dict().items()})
-        return {mode: Metrics(top1, nll, 0.0, 4) for mode in modes}
+        return dict.fromkeys(networks, Metrics(top1, nll, 0.0, 4))
 
-    monkeypatch.setattr(loop, "evaluate", graded)
+    monkeypatch.setattr(classify, "evaluate", graded)
     run = train(settings(tmp_path, epochs=4))
     assert run.result()["best_epoch"] == 3
     kept, state = checkpoint.read(run.folder / "best", "weights")

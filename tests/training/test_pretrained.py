@@ -16,25 +16,25 @@ from torch import Tensor
 from tests.training.data_sets import striped, write_npz
 from tests.training.pretrained import assert_taken, save, start_of, weights_of
 from tests.training.runs import assert_same_run, interrupt_after, rows, settings
-from training import checkpoint, loop
+from training import checkpoint, classify
 from training.checkpoint import Run
 from training.checks import check_settings
+from training.classify import train
 from training.config import OptimConfig, TrainConfig
 from training.errors import CheckpointError, ConfigError, WeightsError
-from training.loop import train
 from training.pretrained import backbone_lr_factor
 
 
 def first_weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """Filled with a run's weights just before its first step."""
-    original, seen = loop.train_step, {}
+    original, seen = classify.train_step, {}
 
     def step(learner: Any, *arguments: Any) -> Any:
         if not seen:
             seen.update({k: v.clone() for k, v in learner.network.state_dict().items()})
         return original(learner, *arguments)
 
-    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(classify, "train_step", step)
     return seen
 
 
@@ -93,14 +93,14 @@ def test_backbone_learns_at_a_tenth_and_the_heads_rate_is_written_down(
     teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     rates = []
-    original = loop.train_step
+    original = classify.train_step
 
     def step(learner: Any, *arguments: Any) -> Any:
         loss = original(learner, *arguments)
         rates.append([group["lr"] for group in learner.optimizer.param_groups])
         return loss
 
-    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(classify, "train_step", step)
     run = train(settings(tmp_path, weights=teacher.folder))
     assert all(backbone == pytest.approx(0.1 * heads) for backbone, heads in rates)
     assert [float(row["lr"]) for row in rows(run.folder)] == [rates[8][1], rates[17][1]]
@@ -137,7 +137,7 @@ def test_run_killed_in_its_first_epoch_goes_on_from_the_same_weights(
     path = save(tmp_path / "w.safetensors", weights_of("resnet8"))
     whole = train(settings(tmp_path, weights=path, out=tmp_path / "whole"))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_train_epoch", lambda *_: (_ for _ in ()).throw(MemoryError))
+        patch.setattr(classify, "_train_epoch", lambda *_: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             train(settings(tmp_path, weights=path))
     path.unlink()

@@ -15,10 +15,10 @@ from tests.training.data_sets import striped, write_npz
 from tests.training.runs import interrupt_after, settings
 from training import report_page
 from training.checkpoint import Run, open_run
+from training.classify import train
 from training.config import ReportConfig
 from training.confusion import confusion_matrix
 from training.errors import CheckpointError, ConfigError, DataError
-from training.loop import train
 from training.report import report
 from training.report_parts import heat_map, picture
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,10 +13,10 @@ from safetensors.torch import load_file
 
 from tests.training.data_sets import pixels, write_npz
 from tests.training.runs import STEPS, assert_same_run, interrupt_after, settings
-from training import checkpoint, loop
+from training import checkpoint, classify, loop
+from training.classify import train
 from training.config import AugmentConfig, LossConfig, OptimConfig, TrainConfig
 from training.errors import CheckpointError, ConfigError, DataError
-from training.loop import train
 
 # the same again
 
@@ -86,22 +87,22 @@ def test_second_interruption_stops_at_once_and_the_last_checkpoint_stands(
             signal.raise_signal(signal.SIGINT)
         return original(learner, images, labels, number, total)
 
-    original = loop.train_step
+    original = classify.train_step
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", twice)
+        patch.setattr(classify, "train_step", twice)
         with pytest.raises(KeyboardInterrupt):
             train(settings(tmp_path))
     train(TrainConfig(resume=tmp_path / "run"))
     assert_same_run(whole.folder, tmp_path / "run")
 
 
-@pytest.mark.parametrize("moment", ["_save_last", "evaluate"])
+@pytest.mark.parametrize("moment", [(loop, "_save_last"), (classify, "evaluate")])
 def test_run_killed_around_an_epochs_end_ends_as_one_that_was_not(
-    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: tuple[ModuleType, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     whole = train(settings(tmp_path, out=tmp_path / "whole"))
     calls = 0
-    original = getattr(loop, moment)
+    original = getattr(*moment)
 
     def killed(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -111,7 +112,7 @@ def test_run_killed_around_an_epochs_end_ends_as_one_that_was_not(
         return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, moment, killed)
+        patch.setattr(*moment, killed)
         with pytest.raises(MemoryError):
             train(settings(tmp_path))
     train(TrainConfig(resume=tmp_path / "run"))

@@ -8,10 +8,10 @@ from export.evaluate import run as evaluate_run
 from tests.training.data_sets import pixels, striped, write_npz
 from tests.training.runs import interrupt_after, rows, settings
 from training import checkpoint
+from training.classify import train
 from training.config import DataConfig, TrainConfig
 from training.data import load
 from training.errors import ConfigError
-from training.loop import train
 from training.splits import ArrayPictures, Split, split_of
 from training.subsets import class_counts, describe, draw, long_tail, proportional, thin
 

@@ -11,11 +11,11 @@ from tests.training.runs import assert_same_run, interrupt_after, settings
 from training import checkpoint
 from training.checkpoint import Run
 from training.checks import check_settings
+from training.classify import train
 from training.config import AugmentConfig, DataConfig, LossConfig, TrainConfig
 from training.devices import ALONE
 from training.errors import CheckpointError, ConfigError
 from training.joint import aggregate
-from training.loop import train
 from training.step import set_up, train_step
 from training.teacher import Teacher, load_teacher
 
