@@ -129,9 +129,9 @@ def test_test_split_is_seen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     seen: list[int] = []
     original = loop.evaluate
 
-    def spy(network: Any, batches: Any, modes: Any, **options: Any) -> Any:
+    def spy(networks: Any, batches: Any, **options: Any) -> Any:
         seen.append(len(batches))
-        return original(network, batches, modes, **options)
+        return original(networks, batches, **options)
 
     monkeypatch.setattr(loop, "evaluate", spy)
     train(settings(tmp_path, epochs=3))
@@ -144,10 +144,11 @@ def test_weights_of_the_highest_accuracy_then_the_lowest_nll_are_chosen_and_test
     scores = [(0.5, 1.0), (0.8, 2.0), (0.8, 1.5), (0.8, 1.6), (0.0, 0.0)]
     seen: list[dict[str, torch.Tensor]] = []
 
-    def graded(network: Any, batches: Any, modes: Any, **_: Any) -> dict[str, Metrics]:
+    def graded(networks: Any, batches: Any, **_: Any) -> dict[str, Metrics]:
         top1, nll = scores[len(seen)]
+        network = next(iter(networks.values()))
         seen.append({key: value.clone() for key, value in network.state_dict().items()})
-        return {mode: Metrics(top1, nll, 0.0, 4) for mode in modes}
+        return dict.fromkeys(networks, Metrics(top1, nll, 0.0, 4))
 
     monkeypatch.setattr(loop, "evaluate", graded)
     run = train(settings(tmp_path, epochs=4))
