@@ -48,21 +48,22 @@ class MethodConfig:
     temperature: float | None = None
     """simclr, moco: 0.2; swav: 0.1."""
     hidden: int | None = None
-    """Width of the hidden layers of projector and predictor."""
+    """Width of the hidden layers of the projector and of byol's predictor. simsiam, swav: 2048; byol: 4096; simclr,
+    moco: as wide as the features."""
     projection: int | None = None
-    """Width of the projection that is compared."""
+    """Width of the projection that is compared. simsiam: 2048; byol: 256; simclr, moco, swav: 128."""
     momentum: float | None = None
     """moco: 0.999; byol: 0.996, rising to 1 along a cosine. Of the target network's weights, a step."""
     queue: int = 65536
-    """moco: how many keys are remembered."""
+    """moco: how many keys are remembered, a multiple of the batch size."""
     prototypes: int = 100
     """swav: how many."""
     epsilon: float = 0.05
-    """swav: of the Sinkhorn-Knopp algorithm."""
+    """swav: of the Sinkhorn-Knopp algorithm: the smaller, the harder are the assignments to prototypes."""
     sinkhorn_steps: int = 3
-    """swav: how many."""
+    """swav: how many of that algorithm."""
     freeze_steps: int = 410
-    """swav: the first steps, in which the prototypes do not move."""
+    """swav: the first steps, in which the prototypes do not move; 410 is one epoch of STL-10."""
 
 
 @dataclass(frozen=True)
