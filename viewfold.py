@@ -24,6 +24,16 @@ def train(arguments: Sequence[str]) -> int:
     return 0 if train(config).complete else 130
 
 
+def pretrain(arguments: Sequence[str]) -> int:
+    """Pretrain an encoder on images without labels, aware of its augmentations (AugSelf)."""
+    from training.pretrain_config import PretrainConfig
+
+    config = tyro.cli(PretrainConfig, prog="viewfold pretrain", args=arguments)
+    from training.pretrain import pretrain
+
+    return 0 if pretrain(config).complete else 130
+
+
 def evaluate(arguments: Sequence[str]) -> int:
     """Measure runs or bundles in each mode: accuracy, NLL, calibration error; of several, mean ± sd."""
     from export.config import EvaluateConfig
@@ -67,6 +77,7 @@ def serve(arguments: Sequence[str]) -> int:
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
+    "pretrain": pretrain,
     "evaluate": evaluate,
     "report": report,
     "export": export,
@@ -74,6 +85,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 EXTRAS = {
     "train": "train",
+    "pretrain": "train",
     "evaluate": "export",
     "report": "train",
     "export": "export",

@@ -1,10 +1,11 @@
 """Settings that cannot work are refused here, before any data is read: a sentence that begins with the flag."""
 
 import math
+from collections.abc import Mapping
 
 from training import optim
 from training.backbones import default_image_size
-from training.config import TrainConfig
+from training.config import DataConfig, OptimConfig, TrainConfig
 from training.errors import ConfigError
 from training.imbalance import find_weights
 from training.objectives import objective
@@ -34,7 +35,6 @@ def check_settings(config: TrainConfig) -> None:
     find_weights(config.loss.class_weights)
     optim.learning_rate(0, 1, config.optim)
     check_ranges(config)
-    check_positive(config)
 
 
 def check_teacher(config: TrainConfig) -> None:
@@ -64,57 +64,81 @@ def check_ranges(config: TrainConfig) -> None:
     Raises:
         ConfigError: it is out of its range, or no number.
     """
-    image_size, workers = config.data.image_size, config.data.workers
-    train_images = config.data.train_images
-    ranges: dict[str, tuple[float, float, float]] = {
-        "--epochs": (config.epochs, 1, math.inf),
-        "--batch-size": (config.batch_size, 2, math.inf),
-        "--image-size": (8 if image_size is None else image_size, 8, math.inf),
-        "--beta": (config.loss.beta, 0, math.inf),
-        "--ldam": (0.0 if config.loss.ldam is None else config.loss.ldam, 0, 1),
-        "--label-smoothing": (config.loss.label_smoothing, 0, 0.99),
-        "--crop-padding": (config.augment.crop_padding, 0, 1),
-        "--cutout": (config.augment.cutout, 0, 1),
-        "--mixup": (config.augment.mixup, 0, math.inf),
-        "--cutmix": (config.augment.cutmix, 0, math.inf),
-        "--mix-probability": (config.augment.mix_probability, 0, 1),
-        "--ema": (0.0 if config.ema is None else config.ema, 0, 0.999999),
-        "--optim.weight-decay": (config.optim.weight_decay, 0, math.inf),
-        "--optim.momentum": (config.optim.momentum, 0, 1),
-        "--optim.warmup": (config.optim.warmup, 0, 1),
-        "--devices": (1 if config.devices is None else config.devices, 1, math.inf),
-        "--seed": (config.seed, 0, 2**63 - 1),  # what torch takes
-        "--split-seed": (config.data.split_seed, 0, math.inf),
-        "--train-images": (1 if train_images is None else train_images, 1, math.inf),
-        "--imbalance": (config.data.imbalance, 1, 1e9),
-        "--workers": (0 if workers is None else workers, 0, math.inf),
-        "--resident-gib": (config.data.resident_gib, 0, math.inf),
-    }
+    check_common(config.data, config.optim)
+    refuse_outside(
+        {
+            "--epochs": (config.epochs, 1, math.inf),
+            "--batch-size": (config.batch_size, 2, math.inf),
+            "--beta": (config.loss.beta, 0, math.inf),
+            "--ldam": (0.0 if config.loss.ldam is None else config.loss.ldam, 0, 1),
+            "--label-smoothing": (config.loss.label_smoothing, 0, 0.99),
+            "--crop-padding": (config.augment.crop_padding, 0, 1),
+            "--cutout": (config.augment.cutout, 0, 1),
+            "--mixup": (config.augment.mixup, 0, math.inf),
+            "--cutmix": (config.augment.cutmix, 0, math.inf),
+            "--mix-probability": (config.augment.mix_probability, 0, 1),
+            "--ema": (0.0 if config.ema is None else config.ema, 0, 0.999999),
+            "--devices": (1 if config.devices is None else config.devices, 1, math.inf),
+            "--seed": (config.seed, 0, 2**63 - 1),  # what torch takes
+        }
+    )
+    refuse_zero(
+        {
+            "--temperature": config.loss.temperature,
+            "--optim.backbone-lr-factor": backbone_lr_factor(config),
+        }
+    )
+
+
+def check_common(data: DataConfig, optimiser: OptimConfig) -> None:
+    """Refuse what no training can do with its data, or with its optimiser.
+
+    Raises:
+        ConfigError: a number out of its range.
+    """
+    refuse_outside(
+        {
+            "--image-size": (8 if data.image_size is None else data.image_size, 8, math.inf),
+            "--optim.weight-decay": (optimiser.weight_decay, 0, math.inf),
+            "--optim.momentum": (optimiser.momentum, 0, 1),
+            "--optim.warmup": (optimiser.warmup, 0, 1),
+            "--split-seed": (data.split_seed, 0, math.inf),
+            "--train-images": (1 if data.train_images is None else data.train_images, 1, math.inf),
+            "--imbalance": (data.imbalance, 1, 1e9),
+            "--workers": (0 if data.workers is None else data.workers, 0, math.inf),
+            "--resident-gib": (data.resident_gib, 0, math.inf),
+        }
+    )
+    refuse_zero({"--optim.lr": optim.peak_lr(optimiser)})
+    for flag, share in (
+        ("--val-fraction", data.val_fraction),
+        ("--test-fraction", data.test_fraction),
+    ):
+        if not 0 < share < 1:
+            raise ConfigError(f"{flag} is {share}; it must lie between 0 and 1")
+
+
+def refuse_outside(ranges: Mapping[str, tuple[float, float, float]]) -> None:
+    """Refuse the flags whose value lies outside: (value, least, greatest) by flag.
+
+    Raises:
+        ConfigError: one does, or is no number.
+    """
     for flag, (value, least, most) in ranges.items():
         if not least <= value <= most:
             limit = f"at least {least}" if value < least else f"a number up to {most}"
             raise ConfigError(f"{flag} is {value}; it must be {limit}")
 
 
-def check_positive(config: TrainConfig) -> None:
-    """Refuse zero and less where there has to be something, and shares that leave nothing.
+def refuse_zero(values: Mapping[str, float]) -> None:
+    """Refuse zero and less where there has to be something.
 
     Raises:
-        ConfigError: a number that is out of its range, or none.
+        ConfigError: a value is not above zero.
     """
-    for flag, value in (
-        ("--temperature", config.loss.temperature),
-        ("--optim.lr", optim.peak_lr(config.optim)),
-        ("--optim.backbone-lr-factor", backbone_lr_factor(config)),
-    ):
+    for flag, value in values.items():
         if not value > 0:
             raise ConfigError(f"{flag} is {value}; it must be above 0")
-    for flag, share in (
-        ("--val-fraction", config.data.val_fraction),
-        ("--test-fraction", config.data.test_fraction),
-    ):
-        if not 0 < share < 1:
-            raise ConfigError(f"{flag} is {share}; it must lie between 0 and 1")
 
 
 def mirrors(config: TrainConfig) -> bool:

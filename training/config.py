@@ -60,11 +60,13 @@ class OptimConfig:
     """The optimiser. The defaults are the SLA paper's but for the schedule, which ends at zero."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    """sgd (Nesterov momentum) or adamw."""
+    """sgd (with momentum) or adamw."""
     lr: float | None = None
     """Peak learning rate. Default: 0.1 for sgd, 0.001 for adamw."""
     momentum: float = 0.9
     """Of sgd."""
+    nesterov: bool = True
+    """Nesterov's momentum, for sgd."""
     weight_decay: float = 5e-4
     """Of every parameter. The paper's recipe takes 1e-4 over 80,000 steps; short runs want more."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
@@ -191,8 +193,13 @@ class ReportConfig:
 
 def default_folder(config: TrainConfig) -> Path:
     """runs/DATA-OBJECTIVE-seedSEED."""
-    kind, _, location = config.data.data.partition(":")
-    return Path("runs") / f"{Path(location).stem or kind}-{config.objective}-seed{config.seed}"
+    return Path("runs") / f"{stem(config.data)}-{config.objective}-seed{config.seed}"
+
+
+def stem(config: DataConfig) -> str:
+    """What the data is called in the name of a run."""
+    kind, _, location = config.data.partition(":")
+    return Path(location).stem or kind
 
 
 def absolute_paths(config: DataConfig) -> DataConfig:

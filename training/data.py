@@ -225,7 +225,7 @@ def _folder_split(folder: Path, classes: list[str]) -> Split:
         files = sorted(
             p
             for p in (folder / name).rglob("*")
-            if _is_image(p.relative_to(folder)) and p.is_file()
+            if is_image(p.relative_to(folder)) and p.is_file()
         )
         paths += files
         labels += [label] * len(files)
@@ -237,7 +237,7 @@ def _folder_split(folder: Path, classes: list[str]) -> Split:
     return split_of(FilePictures(paths), labels)
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     """Whether a file counts; hidden ones do not (copies kept by notebooks, what macOS packs beside a picture)."""
     hidden = any(part.startswith(".") for part in path.parts)
     return path.suffix.lower() in EXTENSIONS and not hidden

@@ -1,5 +1,6 @@
 """Where training runs and in which numbers. What was asked for and is not there is an error, never a fall-back."""
 
+import logging
 import os
 import platform
 import shutil
@@ -62,6 +63,12 @@ def describe(device: torch.device, count: int = 1) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{cpu_name()}, {torch.get_num_threads()} threads ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def quiet_fabric() -> None:
+    """Lightning says on stderr in which precision it computes; the loop says it beside the device."""
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
 
 
 def cpu_name() -> str:

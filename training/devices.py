@@ -44,9 +44,14 @@ class Team:
         """Whether this process is the one that validates, writes and speaks."""
         return self.rank == 0
 
+    def rows_of(self, count: int) -> slice:
+        """Which rows of a batch are this process's: the rank-th of `size` equal parts. count: of the batch, B."""
+        rows = count // self.size
+        return slice(self.rank * rows, (self.rank + 1) * rows)
+
     def share(self, batch: Tensor) -> Tensor:
-        """This process's rows of a batch (B, ...): the rank-th of `size` equal parts, (B / size, ...)."""
-        return batch.chunk(self.size)[self.rank]
+        """This process's rows of a batch (B, ...), (B / size, ...)."""
+        return batch[self.rows_of(len(batch))]
 
     def agreed(self, raised: bool) -> bool:
         """Whether any process has raised its flag; asked by all of them at the same step.
@@ -58,6 +63,13 @@ class Team:
     def mean(self, value: float) -> float:
         """The mean over the processes."""
         return value if self.size == 1 else self._sum(value) / self.size
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes in order of rank, (b, ...) -> (B, ...), with gradients: backward sums over them."""
+        if self.size == 1:
+            return rows
+        gathered: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
+        return gathered
 
     @contextmanager
     def first_ahead(self) -> Iterator[None]:
@@ -74,6 +86,23 @@ class Team:
         )  # on the CPU, also where the network is not
         distributed.all_reduce(total)
         return total.item()
+
+
+class _Gather(torch.autograd.Function):
+    """torch's own gather with gradients is deprecated, and what replaces it wants a backend that can scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return total.chunk(distributed.get_world_size())[distributed.get_rank()]
 
 
 ALONE = Team()

@@ -1,7 +1,7 @@
 """Optimisers, and the learning rate as a function of the step, so that a schedule has no state to save."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,16 +13,20 @@ from training.errors import ConfigError
 DEFAULT_LR = {"sgd": 0.1, "adamw": 1e-3}
 
 
-def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser of all parameters, those of network.backbone in a group of their own if its rate is another.
+def build_optimizer(
+    network: nn.Module, config: OptimConfig, steady: Sequence[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """The optimiser of all parameters that have gradients, those of network.backbone in a group of their own if its
+    rate is another.
+
+    steady: parameters whose rate stays at its peak; not with a rate of the backbone's own.
 
     Raises:
         ConfigError: no optimiser has that name.
     """
     lr = peak_lr(config)
-    groups = _groups(
-        network, 1.0 if config.backbone_lr_factor is None else config.backbone_lr_factor
-    )
+    factor = 1.0 if config.backbone_lr_factor is None else config.backbone_lr_factor
+    groups = _steady_groups(network, steady) if steady else _groups(network, factor)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(
@@ -30,7 +34,7 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Opti
         lr=lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
-        nesterov=config.momentum > 0,
+        nesterov=config.nesterov and config.momentum > 0,
         fused=True,
     )
 
@@ -87,9 +91,10 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group this learning rate, times the group's own factor."""
+    """Give every parameter group this learning rate, times the group's own factor; the steady ones keep theirs."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_factor", 1.0)
+        if not group.get("steady", False):
+            group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
 def current_lr(optimizer: torch.optim.Optimizer) -> float:
@@ -99,12 +104,20 @@ def current_lr(optimizer: torch.optim.Optimizer) -> float:
 
 def _groups(network: nn.Module, backbone_lr_factor: float) -> list[dict[str, Any]]:
     """The parameters in the network's own order, so that a checkpoint's state fits however they are grouped."""
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if backbone_lr_factor == 1:
-        return [{"params": list(network.parameters())}]
-    backbone = list(network.get_submodule("backbone").parameters())
-    known = set(backbone)
-    heads = [parameter for parameter in network.parameters() if parameter not in known]
+        return [{"params": learning}]
+    known = set(network.get_submodule("backbone").parameters())
+    backbone = [parameter for parameter in learning if parameter in known]
+    heads = [parameter for parameter in learning if parameter not in known]
     return [{"params": backbone, "lr_factor": backbone_lr_factor}, {"params": heads}]
+
+
+def _steady_groups(network: nn.Module, steady: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+    """The steady parameters, then all others: the rate of the last group is the one that is shown."""
+    known = set(steady)
+    others = [p for p in network.parameters() if p.requires_grad and p not in known]
+    return [{"params": list(steady), "steady": True}, {"params": others}]
 
 
 def _cosine(progress: float) -> float:

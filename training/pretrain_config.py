@@ -72,7 +72,7 @@ class PretrainConfig:
 
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
     optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(weight_decay=5e-4, schedule="cosine", warmup=0.0)
+        default_factory=lambda: OptimConfig(nesterov=False, weight_decay=5e-4, warmup=0.0)
     )
     views: ViewsConfig = field(default_factory=ViewsConfig)
     settings: Annotated[MethodConfig, tyro.conf.arg(name="")] = field(default_factory=MethodConfig)
@@ -81,6 +81,9 @@ class PretrainConfig:
     augself: str = ""
     """Also predict the difference of the two views' parameters from their features (AugSelf): crop=1.0,color=1.0, or
     any of crop, flip, color, blur, rotation, solarize, each with its weight λ. Default: the plain method."""
+    unlabelled: bool = False
+    """Take all images under folder:DIR, whatever folders they lie in. Without it folders of images are classes, whose
+    names serve to show how the encoder does, and for --method supervised."""
     backbone: str = "timm/resnet18"
     """As `viewfold train --backbone`."""
     epochs: int = 200

@@ -57,7 +57,7 @@ def start_run(
     learns_from = config.teacher if config.teacher != AVERAGE else None
     teacher = open_teacher(Path(learns_from).expanduser(), config) if learns_from else None
     dataset = data.load(config.data)
-    spec = image_spec(config.data, config.backbone, dataset)
+    spec = image_spec(config.data, config.backbone, dataset.size)
     if teacher is not None:
         check_problem(teacher, dataset.classes, spec)
     transforms = objective(config.objective).transforms  # a baseline looks at no transformation
@@ -130,12 +130,12 @@ def random_flips(config: TrainConfig, dataset: Dataset) -> bool:
     )
 
 
-def image_spec(config: DataConfig, backbone: str, dataset: Dataset) -> ImageSpec:
+def image_spec(config: DataConfig, backbone: str, own: tuple[int, int] | None) -> ImageSpec:
     """The size that images are brought to: what was asked for, else the data's own, else the backbone's."""
     if config.image_size is not None:
         height = width = config.image_size
-    elif dataset.size is not None and not backbone.startswith(TIMM):
-        height, width = dataset.size
+    elif own is not None and not backbone.startswith(TIMM):
+        height, width = own
     else:
         height = width = default_image_size(backbone)
     return ImageSpec(height, width, config.resize, config.interpolation)

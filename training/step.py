@@ -4,14 +4,13 @@ Precision and devices are Lightning Fabric's. Everything random is drawn from (s
 learning rate is a function of the step.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training import checkpoint, devices, mixing, optim
@@ -19,11 +18,11 @@ from training.augment import crop_and_flip, cut_out
 from training.batches import step_seed
 from training.checkpoint import Problem, Run
 from training.config import AugmentConfig, TrainConfig
-from training.device import pick_precision
+from training.device import pick_precision, quiet_fabric
 from training.devices import ALONE, Team
 from training.imbalance import Balance, balance
 from training.network import COSINE_SCALE, Network
-from training.objectives import Terms, objective, smoothed
+from training.objectives import Logits, Terms, objective, smoothed
 from training.policies import vary
 from training.pretrained import Start
 from training.teacher import AVERAGE, Teacher, load_teacher
@@ -65,9 +64,7 @@ def set_up(run: Run, team: Team, start: Start | None = None) -> Learner:
         CheckpointError: the copy of the teacher in the run is missing or altered.
     """
     config, problem = run.config, run.problem
-    # Lightning says on stderr in which precision it computes; the loop says it beside the device
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
+    quiet_fabric()
     torch.manual_seed(config.seed)
     network = checkpoint.build_network(config, problem)
     if start is not None:
@@ -76,7 +73,7 @@ def set_up(run: Run, team: Team, start: Start | None = None) -> Learner:
         network = network.to(memory_format=torch.channels_last)
     precision = pick_precision(config.precision, team.device)
     shape = (problem.image.height, problem.image.width)
-    unused = team.size > 1 and leaves_unused(network, shape)
+    unused = team.size > 1 and leaves_unused(network, _sum_of_logits, shape)
     fabric = devices.fabric(team, precision, find_unused=unused)
     # evaluation asks the network itself: in fp32, and batches of other sizes
     trained: Any = torch.compile(network) if config.compile == "on" else network
@@ -93,15 +90,23 @@ def set_up(run: Run, team: Team, start: Start | None = None) -> Learner:
     )
 
 
-def leaves_unused(network: Network, shape: tuple[int, int]) -> bool:
-    """Whether some parameters never get a gradient, as in a few of timm's networks: DDP must be told."""
+def leaves_unused(
+    network: nn.Module, score: Callable[[Any], Tensor], shape: tuple[int, int]
+) -> bool:
+    """Whether some parameters never get a gradient, as in a few of timm's networks: DDP must be told.
+
+    score: of the network's answer, a scalar that all of it goes into. shape: (H, W) pixels of its pictures.
+    """
     network.eval()
-    logits = network(torch.zeros(2, *shape, 3, dtype=torch.uint8))
-    torch.stack([answer.sum() for answer in logits if answer is not None]).sum().backward()
-    found = any(parameter.grad is None for parameter in network.parameters())
+    score(network(torch.zeros(2, *shape, 3, dtype=torch.uint8))).backward()
+    found = any(p.grad is None for p in network.parameters() if p.requires_grad)
     network.zero_grad(set_to_none=True)
     network.train()
     return found
+
+
+def _sum_of_logits(logits: Logits) -> Tensor:
+    return torch.stack([answer.sum() for answer in logits if answer is not None]).sum()
 
 
 def averaged(network: Network, decay: float) -> Any:

@@ -23,7 +23,7 @@ from training.errors import ConfigError, DataError
 from training.interrupt import interruption
 from training.network import Network
 from training.objectives import OBJECTIVES
-from training.step import leaves_unused
+from training.step import _sum_of_logits, leaves_unused
 from training.transformations import transformation_set
 
 # sums in another order: relative difference of losses and metrics, and absolute of weights
@@ -102,10 +102,10 @@ def test_every_head_of_every_objective_gets_a_gradient_and_what_gets_none_is_fou
         transformations=transformation_set("rotation"),
     )
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    assert not leaves_unused(network, shape)
+    assert not leaves_unused(network, _sum_of_logits, shape)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     network.spare = torch.nn.Parameter(torch.ones(1))
-    assert leaves_unused(network, shape)
+    assert leaves_unused(network, _sum_of_logits, shape)
 
 
 # what is refused

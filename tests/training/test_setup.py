@@ -66,7 +66,7 @@ def test_image_size_is_what_was_asked_for_then_the_datas_then_the_backbones(
     asked: int | None, backbone: str, size: tuple[int, int] | None, expected: tuple[int, int]
 ):
     config = DataConfig(image_size=asked, resize="stretch", interpolation="nearest")
-    spec = image_spec(config, backbone, dataset(size))
+    spec = image_spec(config, backbone, size)
     assert spec == ImageSpec(*expected, resize="stretch", interpolation="nearest")
 
 
