@@ -14,7 +14,7 @@ class ViewsConfig:
     """The random views of a picture; the defaults are the AugSelf paper's on STL-10."""
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
-    """Random resized crops: the least and the greatest share of the picture's area; 1 1 for none."""
+    """Random resized crops: the least and the greatest share of the picture's area; 1 1 for the whole picture."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Their least and greatest ratio of width to height, in pixels of the picture."""
     flip: float = 0.5
@@ -34,11 +34,17 @@ class ViewsConfig:
     blur: float = 0.5
     """Share of the views that are blurred."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Least and greatest standard deviation of the blur, in pixels of the view."""
+    """Least and greatest standard deviation of the blur, in pixels of the view; it reaches over a tenth of the
+    view's shorter side."""
     rotation: float = 0.0
-    """Share of the views that are turned by 0, 90, 180 or 270 degrees, as likely each."""
+    """Share of the views that are turned by 0, 90, 180 or 270 degrees, as likely each; square views only."""
     solarize: float = 0.0
-    """Share of the views whose pixels above a random threshold are inverted."""
+    """Share of the views whose values from a random threshold on are inverted."""
+
+    @property
+    def crops(self) -> bool:
+        """Whether a view may be less than the whole picture."""
+        return self.crop_scale != (1.0, 1.0)
 
 
 @dataclass(frozen=True)

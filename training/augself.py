@@ -1,0 +1,237 @@
+"""AugSelf: what the parameters of two views differ by is predicted from their features. Lee et al. 2021, section 3.
+
+L_AugSelf = Σ_aug λ_aug · L_aug(φ_aug(f(v_1), f(v_2)), ω_diff^aug). The targets are pure functions of the parameters
+of both views, in view_differences.py; `AUGMENTATIONS` says which heads there are. Knows no method beside which
+this loss stands.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.errors import ConfigError
+from training.pretrain_config import ViewsConfig
+from training.view_differences import (
+    blur_difference,
+    color_difference,
+    crop_difference,
+    flip_target,
+    rotation_target,
+    solarize_difference,
+)
+from training.views import ViewParams
+
+Pair = tuple[Tensor, Tensor]  # one tensor a view
+Views = tuple[ViewParams, ViewParams]
+
+WIDTH = 512  # of both hidden layers of a head, as in the paper
+
+
+def difference_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean over images and values of (tanh(prediction) - target)². Both (B, k). Returns a scalar.
+
+    Raises:
+        ValueError: the shapes differ; broadcast, a head would learn no more than a mean, as solarize's does in the
+            released code.
+    """
+    _refuse_broadcast(prediction.shape, target.shape)
+    return F.mse_loss(prediction.tanh(), target.to(prediction.dtype))
+
+
+def same_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of the logit of "the same". prediction: (B, 1), target: (B,) float. Returns a scalar.
+
+    Raises:
+        ValueError: the shapes do not belong together.
+    """
+    _refuse_broadcast(prediction.shape, (*target.shape, 1))
+    return F.binary_cross_entropy_with_logits(prediction[:, 0], target.to(prediction.dtype))
+
+
+def turn_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of the four turns. prediction: (B, 4), target: (B,) int64 in [0, 4). Returns a scalar.
+
+    Raises:
+        ValueError: the shapes do not belong together.
+    """
+    _refuse_broadcast(prediction.shape, (*target.shape, 4))
+    return F.cross_entropy(prediction, target)
+
+
+def _refuse_broadcast(found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if tuple(found) != tuple(wanted):
+        raise ValueError(
+            f"the head answers {tuple(found)} where the target asks for {tuple(wanted)}"
+        )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is asked about an augmentation.
+
+    outputs: numbers that the head answers. target: of the parameters of both views and the views' settings.
+    loss: of answer (B, outputs) and target. varies: whether views of these settings differ in it at all.
+    flag: which says whether and how much.
+    """
+
+    outputs: int
+    target: Callable[[ViewParams, ViewParams, ViewsConfig], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    varies: Callable[[ViewsConfig], bool]
+    flag: str
+
+
+def _color(first: ViewParams, second: ViewParams, views: ViewsConfig) -> Tensor:
+    return color_difference(first, second, views=views)
+
+
+def _blur(first: ViewParams, second: ViewParams, views: ViewsConfig) -> Tensor:
+    return blur_difference(first, second, views=views)
+
+
+def _colors_vary(views: ViewsConfig) -> bool:
+    ranges = (views.brightness, views.contrast, views.saturation, views.hue)
+    return views.jitter > 0 and max(ranges) > 0
+
+
+def _blurs_vary(views: ViewsConfig) -> bool:
+    return views.blur > 0 and (views.blur < 1 or views.blur_sigma[0] < views.blur_sigma[1])
+
+
+AUGMENTATIONS = {
+    "crop": Augmentation(
+        4,
+        lambda first, second, _: crop_difference(first, second),
+        difference_loss,
+        lambda views: views.crops,
+        "--views.crop-scale",
+    ),
+    "flip": Augmentation(
+        1,
+        lambda first, second, _: flip_target(first, second),
+        same_loss,
+        lambda views: 0 < views.flip < 1,
+        "--views.flip",
+    ),
+    "color": Augmentation(4, _color, difference_loss, _colors_vary, "--views.jitter"),
+    "blur": Augmentation(1, _blur, difference_loss, _blurs_vary, "--views.blur"),
+    "rotation": Augmentation(
+        4,
+        lambda first, second, _: rotation_target(first, second),
+        turn_loss,
+        lambda views: views.rotation > 0,
+        "--views.rotation",
+    ),
+    "solarize": Augmentation(
+        1,
+        lambda first, second, _: solarize_difference(first, second),
+        difference_loss,
+        lambda views: views.solarize > 0,
+        "--views.solarize",
+    ),
+}
+
+
+def parse_weights(text: str, views: ViewsConfig) -> dict[str, float]:
+    """λ of every augmentation named in `crop=1.0,color=1.0`; none in an empty text.
+
+    Raises:
+        ConfigError: a part that is not NAME=λ, an unknown name or one given twice, λ below 0 or no number, or an
+            augmentation that these views do not vary in.
+    """
+    weights: dict[str, float] = {}
+    for part in text.split(",") if text.strip() else ():
+        name, weight = _parse_weight(part)
+        if name in weights:
+            raise ConfigError(f"--augself names {name} twice; give it one weight")
+        if not AUGMENTATIONS[name].varies(views):
+            raise ConfigError(
+                f"--augself {name} has nothing to predict: the views do not vary in it; "
+                f"set {AUGMENTATIONS[name].flag}, or leave {name} out"
+            )
+        weights[name] = weight
+    return weights
+
+
+def _parse_weight(part: str) -> tuple[str, float]:
+    """The name and λ of NAME=λ."""
+    name, _, number = (piece.strip() for piece in part.partition("="))
+    if name not in AUGMENTATIONS:
+        raise ConfigError(
+            f"--augself: unknown augmentation {name!r}; choose from {sorted(AUGMENTATIONS)}, as crop=1.0,color=1.0"
+        )
+    try:
+        weight = float(number)
+    except ValueError:
+        raise ConfigError(
+            f"--augself: {part.strip()!r} has no weight; write it as {name}=1.0"
+        ) from None
+    if not 0 <= weight < math.inf:
+        raise ConfigError(f"--augself {name}={number}: a weight must be a number, at least 0")
+    return name, weight
+
+
+class AugHead(nn.Module):
+    """φ_aug: 2d -> 512 -> 512 -> k with BatchNorm and ReLU, on the features of both views. Paper, section 3."""
+
+    def __init__(self, num_features: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2 * num_features, WIDTH),
+            nn.BatchNorm1d(WIDTH),
+            nn.ReLU(),
+            nn.Linear(WIDTH, WIDTH),
+            nn.BatchNorm1d(WIDTH),
+            nn.ReLU(),
+            nn.Linear(WIDTH, outputs),
+        )
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """The answers. first, second: (B, d), of the views that ω_1 and ω_2 made. Returns (B, k)."""
+        answers: Tensor = self.layers(torch.cat([first, second], dim=1))  # (B, 2d) -> (B, k)
+        return answers
+
+
+class AugSelfLoss(NamedTuple):
+    """total: Σ λ L, a scalar. parts: L of every augmentation, unweighted and without gradient, for the log."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class AugSelf(nn.Module):
+    """The heads of the augmentations that have a weight, and their weighted loss. Dropped after pretraining."""
+
+    def __init__(self, num_features: int, weights: dict[str, float], views: ViewsConfig) -> None:
+        super().__init__()
+        self.weights = weights
+        self.views = views
+        self.heads = nn.ModuleDict(
+            {name: AugHead(num_features, AUGMENTATIONS[name].outputs) for name in weights}
+        )
+
+    def forward(self, features: Pair, params: Views) -> AugSelfLoss:
+        """Σ_aug λ_aug L_aug, each the mean over both orders of the pair.
+
+        features: two (B, d), of the backbone. params: what the views were made by, B rows each.
+        """
+        forth = torch.cat(features)  # (2B, d): both orders in one pass, so one BatchNorm over both
+        back = torch.cat(features[::-1])
+        parts: dict[str, Tensor] = {}
+        for name, head in self.heads.items():
+            asked = AUGMENTATIONS[name]
+            target = torch.cat(
+                [asked.target(*ordered, self.views) for ordered in (params, params[::-1])]
+            )
+            answer = head(forth, back)
+            wide = answer.to(torch.promote_types(answer.dtype, torch.float32))  # under autocast
+            parts[name] = asked.loss(wide, target.to(answer.device, non_blocking=True))
+        total = torch.zeros((), device=forth.device)
+        for name, loss in parts.items():
+            total = total + self.weights[name] * loss
+        return AugSelfLoss(total, {name: loss.detach() for name, loss in parts.items()})
