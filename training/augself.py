@@ -6,7 +6,7 @@ this loss stands.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -215,22 +215,31 @@ class AugSelf(nn.Module):
             {name: AugHead(num_features, AUGMENTATIONS[name].outputs) for name in weights}
         )
 
-    def forward(self, features: Pair, params: Views) -> AugSelfLoss:
+    def targets(self, params: Views, device: torch.device) -> dict[str, Tensor]:
+        """What is to be predicted, by augmentation, of both orders of the pair: 2B rows, on the device.
+
+        params: what the views were made by, B rows each.
+        """
+        both = (params, params[::-1])
+        return {
+            name: torch.cat(
+                [AUGMENTATIONS[name].target(*ordered, self.views) for ordered in both]
+            ).to(device, non_blocking=True)
+            for name in self.weights
+        }
+
+    def forward(self, features: Pair, targets: Mapping[str, Tensor]) -> AugSelfLoss:
         """Σ_aug λ_aug L_aug, each the mean over both orders of the pair.
 
-        features: two (B, d), of the backbone. params: what the views were made by, B rows each.
+        features: two (B, d), of the backbone. targets: as `targets` gives them, 2B rows each.
         """
         forth = torch.cat(features)  # (2B, d): both orders in one pass, so one BatchNorm over both
         back = torch.cat(features[::-1])
         parts: dict[str, Tensor] = {}
         for name, head in self.heads.items():
-            asked = AUGMENTATIONS[name]
-            target = torch.cat(
-                [asked.target(*ordered, self.views) for ordered in (params, params[::-1])]
-            )
             answer = head(forth, back)
             wide = answer.to(torch.promote_types(answer.dtype, torch.float32))  # under autocast
-            parts[name] = asked.loss(wide, target.to(answer.device, non_blocking=True))
+            parts[name] = AUGMENTATIONS[name].loss(wide, targets[name])
         total = torch.zeros((), device=forth.device)
         for name, loss in parts.items():
             total = total + self.weights[name] * loss

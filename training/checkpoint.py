@@ -165,6 +165,19 @@ def open_run(folder: Path) -> Run:
     return open_kind(folder, TrainConfig)
 
 
+def open_any(folder: Path) -> Run[Any]:
+    """The run in a folder, of a classifier or of an encoder.
+
+    Raises:
+        CheckpointError: it is no run, or its settings are malformed.
+    """
+    command = made_by(folder)
+    for kind, name in COMMANDS.items():
+        if name == command:
+            return open_kind(folder, kind)
+    raise CheckpointError(f"{folder} was made by a newer viewfold ({command!r}); update viewfold")
+
+
 def open_kind(folder: Path, kind: type[C]) -> Run[C]:
     """The run in a folder with settings of that kind.
 

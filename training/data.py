@@ -223,9 +223,7 @@ def _folder_split(folder: Path, classes: list[str]) -> Split:
     labels: list[int] = []
     for label, name in enumerate(classes):
         files = sorted(
-            p
-            for p in (folder / name).rglob("*")
-            if is_image(p.relative_to(folder)) and p.is_file()
+            p for p in (folder / name).rglob("*") if is_image(p.relative_to(folder)) and p.is_file()
         )
         paths += files
         labels += [label] * len(files)

@@ -14,19 +14,26 @@ DEFAULT_LR = {"sgd": 0.1, "adamw": 1e-3}
 
 
 def build_optimizer(
-    network: nn.Module, config: OptimConfig, steady: Sequence[nn.Parameter] = ()
+    network: nn.Module,
+    config: OptimConfig,
+    *,
+    steady: Sequence[nn.Parameter] = (),
+    late: Sequence[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
-    """The optimiser of all parameters that have gradients, those of network.backbone in a group of their own if its
-    rate is another.
+    """The optimiser of all parameters that have gradients.
 
-    steady: parameters whose rate stays at its peak; not with a rate of the backbone's own.
+    Those of network.backbone are in a group of their own if its rate is another.
+    steady: parameters whose rate stays at its peak. late: those that get no gradient in the first steps. Neither
+    goes with a rate of the backbone's own.
 
     Raises:
         ConfigError: no optimiser has that name.
     """
     lr = peak_lr(config)
     factor = 1.0 if config.backbone_lr_factor is None else config.backbone_lr_factor
-    groups = _steady_groups(network, steady) if steady else _groups(network, factor)
+    groups = _groups(network, factor)
+    if steady or late:
+        groups = _apart(network, steady, late)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(
@@ -113,11 +120,21 @@ def _groups(network: nn.Module, backbone_lr_factor: float) -> list[dict[str, Any
     return [{"params": backbone, "lr_factor": backbone_lr_factor}, {"params": heads}]
 
 
-def _steady_groups(network: nn.Module, steady: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
-    """The steady parameters, then all others: the rate of the last group is the one that is shown."""
-    known = set(steady)
+def _apart(
+    network: nn.Module, steady: Sequence[nn.Parameter], late: Sequence[nn.Parameter]
+) -> list[dict[str, Any]]:
+    """The steady parameters, the late ones, then all others: the rate of the last group is the one that is shown.
+
+    A fused optimiser goes through a group at once, and takes either all of its momenta to be new or none.
+    """
+    known = {*steady, *late}
     others = [p for p in network.parameters() if p.requires_grad and p not in known]
-    return [{"params": list(steady), "steady": True}, {"params": others}]
+    found: list[dict[str, Any]] = [
+        {"params": list(steady), "steady": True},
+        {"params": list(late)},
+        {"params": others},
+    ]
+    return [group for group in found if group["params"]]
 
 
 def _cosine(progress: float) -> float:

@@ -1,4 +1,4 @@
-"""`viewfold pretrain`: what the loop learns for an encoder, judged without labels, or by the nearest neighbours' labels.
+"""`viewfold pretrain`: what the loop learns for an encoder, judged without labels, or by its neighbours' labels.
 
 The last epoch's encoder is the one that is kept: no label chooses it. Whether it has collapsed is looked at after
 every epoch.
@@ -141,9 +141,7 @@ def pretrain(config: PretrainConfig) -> Run[PretrainConfig]:
     return loop.run(COMMAND, config)
 
 
-def _set_up(
-    run: Run[PretrainConfig], images: Images, team: Team, progress: Progress
-) -> Encoding:
+def _set_up(run: Run[PretrainConfig], images: Images, team: Team, progress: Progress) -> Encoding:
     config = run.config
     learner = set_up(run, team)
     count = sum(parameter.numel() for parameter in learner.network.encoder.parameters())

@@ -22,7 +22,9 @@ from training.setup import KEPT_IMAGES, image_spec
 from training.statistics import channel_statistics, evenly_spaced
 from training.views import check_views
 
-LR_OF_256 = 0.03  # sgd's, of a batch of 256; AugSelf's recipe for STL-10: base lr 0.03 · batch / 256
+LR_OF_256 = (
+    0.03  # sgd's, of a batch of 256; AugSelf's recipe for STL-10: base lr 0.03 · batch / 256
+)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,10 @@ def set_up(run: Run[PretrainConfig], team: Team) -> Pretrainer:
     quiet_fabric()
     precision = pick_precision(config.precision, team.device)
     fabric = devices.fabric(team, precision, find_unused=unused)
-    optimizer = optim.build_optimizer(network, config.optim, network.method.steady())
+    method = network.method
+    optimizer = optim.build_optimizer(
+        network, config.optim, steady=method.steady(), late=method.frozen(0)
+    )
     module, optimizer = fabric.setup(network, optimizer)
     return Pretrainer(config, problem, fabric, network, module, optimizer, team)
 

@@ -17,6 +17,7 @@ from training import checkpoint, data
 from training.backbones import TIMM, create_timm, default_image_size
 from training.config import TrainConfig
 from training.errors import ConfigError, WeightsError
+from training.pretrain_config import PretrainConfig
 from training.weights import first_line, fit, read_file, some
 
 LR_FACTOR = 0.1  # of the backbone's learning rate to the heads', unless --optim.backbone-lr-factor says another
@@ -116,13 +117,13 @@ def _published(backbone: str, image_size: tuple[int, int]) -> Start:
 
 def _of_run(backbone: str, folder: Path, which: str, image_size: tuple[int, int]) -> Start:
     """Another run's backbone, with the normalisation that it was trained under."""
-    run = checkpoint.open_run(folder)
+    run = checkpoint.open_any(folder)
     given, _ = checkpoint.read(folder / which, "weights")
     tensors, left_out = fit(backbone, given, image_size, f"{folder} ({run.config.backbone})")
     provenance = {
         "source": "viewfold",
         "model": f"{folder.resolve().name}/{which}",
-        "objective": run.config.objective,
+        **_learnt_by(run.config),
         "backbone": run.config.backbone,
         "data": data.bare_name(run.config.data.data),
         "seed": run.config.seed,
@@ -131,6 +132,13 @@ def _of_run(backbone: str, folder: Path, which: str, image_size: tuple[int, int]
         "pretrained_weights": run.problem.pretrained_weights,
     }
     return Start(tensors, provenance, *_networks_own(given), left_out)
+
+
+def _learnt_by(config: TrainConfig | PretrainConfig) -> dict[str, str]:
+    """What the weights were trained for, for their provenance."""
+    if isinstance(config, TrainConfig):
+        return {"objective": config.objective}
+    return {"method": config.method, "augself": config.augself}
 
 
 def _of_file(backbone: str, path: Path, image_size: tuple[int, int]) -> Start:

@@ -9,6 +9,7 @@ from training.augself import (
     AUGMENTATIONS,
     AugHead,
     AugSelf,
+    AugSelfLoss,
     Pair,
     Views,
     difference_loss,
@@ -43,6 +44,10 @@ def heads(weights: dict[str, float] | None = None, width: int = 8) -> AugSelf:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return AugSelf(width, ALL if weights is None else weights, EVERYTHING)
+
+
+def loss(module: AugSelf, pair: Pair, params: Views) -> AugSelfLoss:
+    return module(pair, module.targets(params, torch.device("cpu")))
 
 
 # losses
@@ -130,7 +135,7 @@ def test_there_is_a_head_for_every_weight_and_none_else():
 
 def test_total_matches_the_loop_over_augmentations_and_orders():
     module, (one, two), (first, second) = heads().eval(), features(7), drawn(7)
-    found = module((one, two), (first, second))
+    found = loss(module, (one, two), (first, second))
     expected = 0.0
     for name, weight in ALL.items():
         asked, head = AUGMENTATIONS[name], module.heads[name]
@@ -143,7 +148,7 @@ def test_total_matches_the_loop_over_augmentations_and_orders():
 
 def test_both_orders_are_normalised_together():
     module, pair, params = heads({"crop": 1.0}), features(7), drawn(7)
-    module(pair, params)
+    loss(module, pair, params)
     norm = module.heads["crop"].layers[1]
     rows = torch.cat([torch.cat(pair, dim=1), torch.cat(pair[::-1], dim=1)])
     first = module.heads["crop"].layers[0](rows)
@@ -155,8 +160,8 @@ def test_both_orders_are_normalised_together():
 def test_exchanging_the_views_changes_no_loss(count: int):
     one, two = features(count)
     first, second = drawn(count)
-    found = heads()((one, two), (first, second))
-    exchanged = heads()((two, one), (second, first))
+    found = loss(heads(), (one, two), (first, second))
+    exchanged = loss(heads(), (two, one), (second, first))
     torch.testing.assert_close(found.total, exchanged.total, atol=1e-5, rtol=0)
     for name in ALL:
         torch.testing.assert_close(found.parts[name], exchanged.parts[name], atol=1e-5, rtol=0)
@@ -182,13 +187,13 @@ def test_features_and_parameters_that_do_not_belong_together_cost_more_after_lea
     weights = {name: 1.0 for name in ALL}
     module = heads(weights, width=pair[0].shape[1])
     optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
-    before = module((pair[0], pair[1]), (first, second)).parts
+    before = loss(module, (pair[0], pair[1]), (first, second)).parts
     for _ in range(40):
         optimizer.zero_grad()
-        module((pair[0], pair[1]), (first, second)).total.backward()
+        loss(module, (pair[0], pair[1]), (first, second)).total.backward()
         optimizer.step()
-    after = module((pair[0], pair[1]), (first, second)).parts
-    astray = module((pair[0].roll(1, 0), pair[1]), (first, second)).parts
+    after = loss(module, (pair[0], pair[1]), (first, second)).parts
+    astray = loss(module, (pair[0].roll(1, 0), pair[1]), (first, second)).parts
     for name in ALL:
         assert after[name] < 0.2 * before[name], name
         assert astray[name] > 2 * after[name], name
@@ -197,7 +202,7 @@ def test_features_and_parameters_that_do_not_belong_together_cost_more_after_lea
 def test_gradient_reaches_both_views_and_every_head_and_not_the_parts():
     module = heads()
     one, two = (value.requires_grad_() for value in features(6))
-    found = module((one, two), drawn(6))
+    found = loss(module, (one, two), drawn(6))
     assert not any(part.requires_grad for part in found.parts.values())
     found.total.backward()
     for view in (one, two):
@@ -208,22 +213,22 @@ def test_gradient_reaches_both_views_and_every_head_and_not_the_parts():
 
 def test_weights_scale_the_total_and_not_the_parts():
     pair, params = features(6), drawn(6)
-    plain = heads({name: 1.0 for name in ALL})(pair, params)
-    tripled = heads({name: 3.0 for name in ALL})(pair, params)
+    plain = loss(heads({name: 1.0 for name in ALL}), pair, params)
+    tripled = loss(heads({name: 3.0 for name in ALL}), pair, params)
     torch.testing.assert_close(tripled.total, 3 * plain.total)
     assert tripled.parts == plain.parts
     torch.testing.assert_close(plain.total, torch.stack(list(plain.parts.values())).sum())
 
 
 def test_no_weights_are_no_loss():
-    found = heads({})(features(3), drawn(3))
+    found = loss(heads({}), features(3), drawn(3))
     assert found.total.item() == 0
     assert found.parts == {}
 
 
 def test_losses_under_autocast_are_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = heads()(features(6), drawn(6))
+        found = loss(heads(), features(6), drawn(6))
     assert found.total.dtype == torch.float32
     assert {part.dtype for part in found.parts.values()} == {torch.float32}
 
@@ -231,7 +236,7 @@ def test_losses_under_autocast_are_float32():
 def test_answers_of_another_count_than_the_parameters_are_refused():
     for name in ALL:
         with pytest.raises(ValueError, match="the head answers"):
-            heads({name: 1.0})(features(6), drawn(3))
+            loss(heads({name: 1.0}), features(6), drawn(3))
 
 
 # --augself
