@@ -22,7 +22,8 @@ def moco_loss(queries: Tensor, keys: Tensor, queue: Tensor, *, temperature: floa
     gradient.
     """
     positive = paired_cosines(queries, keys.detach()) / temperature  # (b,)
-    negative = inner_products(unit(queries), queue.detach()) / temperature  # (b, K)
+    # T on the smaller side: b x K numbers are many
+    negative = inner_products(unit(queries) / temperature, queue.detach())  # (b, K)
     return (torch.logaddexp(positive, negative.logsumexp(1)) - positive).mean()
 
 

@@ -10,7 +10,10 @@ from training.ssl.method import Gather, Method, Pair
 
 
 def supervised_loss(logits: Pair, labels: Tensor) -> Tensor:
-    """½ CE(s_1, y) + ½ CE(s_2, y), mean over the batch. logits: (b, N) each, labels: (b,) int64 in [0, N)."""
+    """½ CE(s_1, y) + ½ CE(s_2, y), mean over the batch. logits: (b, N) each, labels: (b,) int64 in [0, N).
+
+    Autocast itself takes cross-entropies in float32.
+    """
     return (F.cross_entropy(logits[0], labels) + F.cross_entropy(logits[1], labels)) / 2
 
 
@@ -23,5 +26,4 @@ class Supervised(Method):
 
     def forward(self, features: Pair, views: Pair, labels: Tensor, gather: Gather) -> Tensor:
         """As `Method.forward`, of the own rows."""
-        logits = self.classes(features[0]).float(), self.classes(features[1]).float()
-        return supervised_loss(logits, labels)
+        return supervised_loss((self.classes(features[0]), self.classes(features[1])), labels)

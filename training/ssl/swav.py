@@ -3,8 +3,6 @@
 Two views, no multi-crop and no queue of older scores, as in AugSelf.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -21,10 +19,10 @@ def sinkhorn(scores: Tensor, *, epsilon: float, steps: int) -> Tensor:
     Sums are taken as logarithms, the largest subtracted, so that no ε makes them overflow, or a prototype that no
     image is near divide zero by zero.
     """
-    images, prototypes = scores.shape
     codes = scores / epsilon
     for _ in range(steps):
-        codes = codes - codes.logsumexp(0, keepdim=True) + math.log(images / prototypes)
+        # the same for every prototype; how much does not matter, because every image's code is then scaled to one
+        codes = codes - codes.logsumexp(0, keepdim=True)
         codes = codes - codes.logsumexp(1, keepdim=True)
     return codes.exp()
 

@@ -81,6 +81,16 @@ def test_targets_are_of_the_target_network():
     torch.testing.assert_close(ask(method, backbone, views, labels), 8 - before)
 
 
+def test_each_views_target_is_of_that_view():
+    backbone = tiny_backbone()
+    method = small_method("byol", backbone)
+    assert isinstance(method, BYOL)
+    views, labels = pictures()
+    prediction = [method.predictor(method.projector(backbone(view))) for view in views]
+    expected = byol_loss(tuple(prediction), (method.target(views[0]), method.target(views[1])))
+    torch.testing.assert_close(ask(method, backbone, views, labels), expected)
+
+
 def test_target_network_takes_no_gradient_and_everything_else_does():
     backbone = tiny_backbone()
     method = small_method("byol", backbone)

@@ -8,7 +8,6 @@ import torch
 from tests.training.ssl.problems import (
     CLASSES,
     FEATURES,
-    SMALL,
     ask,
     descend,
     found_classes,
@@ -205,6 +204,5 @@ def test_every_parameter_that_moves_gets_a_gradient(name: str):
     method = small_method(name, backbone)
     views, labels = pictures()
     ask(method, backbone, views, labels).backward()
-    assert SMALL[name] is not None
     for parameter in method.parameters():
         assert (parameter.grad is not None) == parameter.requires_grad

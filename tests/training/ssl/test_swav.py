@@ -62,11 +62,15 @@ def test_assignments_of_a_small_epsilon_are_hard():
     torch.testing.assert_close(sinkhorn(chosen, epsilon=0.01, steps=3), chosen)
 
 
+@pytest.mark.parametrize("lonely", ["no prototype", "a prototype", "an image"])
 @pytest.mark.parametrize("epsilon", [1e-4, 1e4])
-def test_no_epsilon_overflows_or_divides_zero_by_zero(epsilon: float):
-    lonely = scores(6, 4).float()
-    lonely[:, 3] = -1  # no image is near it: its exponentials are all zero
-    found = sinkhorn(lonely, epsilon=epsilon, steps=3)
+def test_no_epsilon_overflows_or_divides_zero_by_zero(epsilon: float, lonely: str):
+    near = scores(6, 4).float()
+    if lonely == "a prototype":  # exponentials of -10,000 are all zero
+        near[:, 3] = -1
+    if lonely == "an image":
+        near[3] = -1
+    found = sinkhorn(near, epsilon=epsilon, steps=3)
     assert found.isfinite().all()
     torch.testing.assert_close(found.sum(1), torch.ones(6))
 
