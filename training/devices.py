@@ -68,7 +68,7 @@ class Team:
         """The rows of all processes in order of rank, (b, ...) -> (B, ...), with gradients: backward sums over them."""
         if self.size == 1:
             return rows
-        gathered: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
+        gathered: Tensor = _Gather.apply(rows)
         return gathered
 
     @contextmanager
@@ -168,7 +168,8 @@ def fabric(team: Team, precision: Any, *, find_unused: bool = False) -> Fabric:
     """Lightning Fabric on the team's device, with DDP where there are several. find_unused: as DDP has it."""
     if team.size == 1:
         return Fabric(accelerator=team.device.type, devices=1, precision=precision)
-    strategy = DDPStrategy(find_unused_parameters=find_unused)
+    # what is not learnt by gradients, a queue say, is the same in every process, or only the first one's is kept
+    strategy = DDPStrategy(find_unused_parameters=find_unused, broadcast_buffers=False)
     made = Fabric(
         accelerator=team.device.type, devices=team.size, strategy=strategy, precision=precision
     )

@@ -68,8 +68,8 @@ class MethodConfig:
     """swav: of the Sinkhorn-Knopp algorithm: the smaller, the harder are the assignments to prototypes."""
     sinkhorn_steps: int = 3
     """swav: how many of that algorithm."""
-    freeze_steps: int = 410
-    """swav: the first steps, in which the prototypes do not move; 410 is one epoch of STL-10."""
+    freeze_steps: int | None = None
+    """swav: the first steps, in which the prototypes do not move. Default: those of the first epoch."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,9 @@ def start_pretraining(
     )
     kept = evenly_spaced(len(images.val), KEPT_IMAGES)
     pixels, labels = next(iter(images.val.iterate([kept])))
-    run = checkpoint.create_run(folder, settled(config, device), problem, pixels, labels)
+    run = checkpoint.create_run(
+        folder, settled(config, device, len(images.train)), problem, pixels, labels
+    )
     return run, images
 
 
@@ -130,8 +132,11 @@ def read(
     return Images(train, val)
 
 
-def settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
+def settled(config: PretrainConfig, device: torch.device, images: int) -> PretrainConfig:
     """The settings that a run keeps: what was left open is chosen, and paths are absolute."""
+    method = config.settings
+    if config.method == "swav" and method.freeze_steps is None:
+        method = dataclasses.replace(method, freeze_steps=images // config.batch_size)
     lr = config.optim.lr
     if lr is None and config.optim.name == "sgd":
         lr = LR_OF_256 * config.batch_size / 256
@@ -140,6 +145,7 @@ def settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
         config,
         data=absolute_paths(config.data),
         optim=dataclasses.replace(config.optim, lr=lr),
+        settings=method,
         precision="bf16" if in_bf16 else "fp32",
     )
 
