@@ -54,7 +54,7 @@ def resize_weights(
     pixels = torch.arange(length, device=device) + 0.5  # (length,)
     inside = (pixels > first) & (pixels < last)  # (B, length)
     distance = (pixels - looked_at[..., None]).abs() / scale.clamp_min(1)[..., None]
-    weights = (1 - distance).clamp_min_(0) * inside[:, None]  # (B, size, length)
+    weights: Tensor = (1 - distance).clamp_min_(0) * inside[:, None]  # (B, size, length)
     weights /= weights.sum(-1, keepdim=True)
     return weights
 

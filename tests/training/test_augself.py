@@ -226,11 +226,15 @@ def test_no_weights_are_no_loss():
     assert found.parts == {}
 
 
-def test_losses_under_autocast_are_float32():
+def test_losses_under_autocast_are_taken_in_float32():
+    module, (one, two), (first, second) = heads({"crop": 1.0}).eval(), features(6), drawn(6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = loss(heads(), features(6), drawn(6))
+        found = loss(module, (one, two), (first, second))
+        answers = [module.heads["crop"](*pair).float() for pair in ((one, two), (two, one))]
+    target = AUGMENTATIONS["crop"].target(first, second, EVERYTHING)
+    expected = difference_loss(torch.cat(answers), torch.cat([target, -target]))
     assert found.total.dtype == torch.float32
-    assert {part.dtype for part in found.parts.values()} == {torch.float32}
+    torch.testing.assert_close(found.total, expected, atol=1e-7, rtol=1e-6)
 
 
 def test_answers_of_another_count_than_the_parameters_are_refused():
