@@ -14,7 +14,6 @@ A checkpoint is written beside its place and then renamed, so that it is there w
 """
 
 import dataclasses
-import hashlib
 import json
 import shlex
 import shutil
@@ -30,6 +29,7 @@ from typing_extensions import TypeVar
 
 from serving.images import ImageSpec
 from training.backbones import build_backbone
+from training.checksums import SUMS, check_sums, write_sums
 from training.config import TrainConfig
 from training.config_json import from_dict, to_dict
 from training.errors import CheckpointError
@@ -38,7 +38,6 @@ from training.objectives import objective
 from training.pretrain_config import PretrainConfig
 from training.transformations import transformation_set
 
-SUMS = "SHA256SUMS"
 TEACHER = "teacher"
 COMMANDS: dict[type, str] = {TrainConfig: "train", PretrainConfig: "pretrain"}
 C = TypeVar("C", TrainConfig, PretrainConfig, default=TrainConfig)
@@ -114,7 +113,7 @@ def create_run(
     )
     command = COMMANDS[type(config)]
     write_json(folder / "config.json", {"command": command} | to_dict(config))
-    _write_sums(folder)
+    write_sums(folder)
     (folder / "resume.txt").write_text(resume_command(folder, command) + "\n")
     return Run(folder, config, problem)
 
@@ -188,7 +187,7 @@ def open_kind(folder: Path, kind: type[C]) -> Run[C]:
         raise CheckpointError(
             f"{folder} was made by `viewfold {made_by(folder)}`, not by `viewfold {COMMANDS[kind]}`"
         )
-    _check_sums(folder, "config.json", "problem.json", "validation.safetensors")
+    check_sums(folder, "config.json", "problem.json", "validation.safetensors")
     values = _read_json(folder / "problem.json")
     try:
         tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
@@ -243,7 +242,7 @@ def write(folder: Path, state: Mapping[str, Any], **tensors: Mapping[str, Tensor
             part / f"{name}.safetensors",
         )
     write_json(part / "state.json", state)
-    _write_sums(part)
+    write_sums(part)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -261,7 +260,7 @@ def read(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     old = folder.with_name(folder.name + ".old")
     if not folder.exists() and old.exists():  # killed between the two renames of `write`
         old.rename(folder)
-    _check_sums(folder, f"{name}.safetensors", "state.json")
+    check_sums(folder, f"{name}.safetensors", "state.json")
     try:
         return load_file(folder / f"{name}.safetensors"), _read_json(folder / "state.json")
     except (SafetensorError, OSError) as error:
@@ -299,29 +298,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object; train again")
     return content
-
-
-def _write_sums(folder: Path) -> None:
-    sums = [f"{_sha256(path)}  {path.name}" for path in sorted(folder.iterdir()) if path.is_file()]
-    (folder / SUMS).write_text("\n".join(sums) + "\n")
-
-
-def _check_sums(folder: Path, *needed: str) -> None:
-    try:
-        lines = (folder / SUMS).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{folder} holds nothing whole to read ({error}); train again"
-        ) from None
-    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in {*needed, *listed}:
-        path = folder / name
-        if not path.is_file() or _sha256(path) != listed.get(name):
-            raise CheckpointError(
-                f"{path} does not match its checksum: it was altered or cut short; train again"
-            )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
