@@ -34,6 +34,17 @@ def pretrain(arguments: Sequence[str]) -> int:
     return 0 if pretrain(config).complete else 130
 
 
+def probe(arguments: Sequence[str]) -> int:
+    """Fit a linear classifier to a frozen encoder's features (linear evaluation)."""
+    from training.probe_config import ProbeConfig
+
+    config = tyro.cli(ProbeConfig, prog="viewfold probe", args=arguments)
+    from training.probe import probe
+
+    probe(config)
+    return 0
+
+
 def evaluate(arguments: Sequence[str]) -> int:
     """Measure runs or bundles in each mode: accuracy, NLL, calibration error; of several, mean ± sd."""
     from export.config import EvaluateConfig
@@ -78,6 +89,7 @@ def serve(arguments: Sequence[str]) -> int:
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "pretrain": pretrain,
+    "probe": probe,
     "evaluate": evaluate,
     "report": report,
     "export": export,
@@ -86,6 +98,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 EXTRAS = {
     "train": "train",
     "pretrain": "train",
+    "probe": "train",
     "evaluate": "export",
     "report": "train",
     "export": "export",

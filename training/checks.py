@@ -8,7 +8,7 @@ from training.backbones import default_image_size
 from training.config import DataConfig, OptimConfig, TrainConfig
 from training.errors import ConfigError
 from training.imbalance import find_weights
-from training.objectives import objective
+from training.objectives import PROBE, objective
 from training.policies import find_policy
 from training.pretrained import backbone_lr_factor, check_flags
 from training.teacher import AVERAGE
@@ -22,6 +22,10 @@ def check_settings(config: TrainConfig) -> None:
         ConfigError: an unknown name or a number out of its range.
     """
     objective(config.objective)
+    if config.objective == PROBE:
+        raise ConfigError(
+            "--objective probe is fitted to a frozen encoder, not trained: viewfold probe ENCODER --data …"
+        )
     transformation_set(config.transformations)
     check_teacher(config)
     if config.augment.flip == "on" and mirrors(config):

@@ -209,6 +209,10 @@ def _per_label(values: Tensor, logits: Tensor) -> Tensor:
     return values.repeat_interleave(logits.shape[-1] // len(values))
 
 
+PROBE = (
+    "probe"  # a linear classifier on a frozen encoder: `viewfold probe` fits it, nothing trains it
+)
+
 OBJECTIVES = {
     "baseline": Objective(("plain",), _baseline),
     "da": Objective(("plain",), _da, class_on_copies=True),
@@ -219,6 +223,7 @@ OBJECTIVES = {
         ("distilled", "single", "aggregated"), _sla_sd, joint_head=True, teacher="optional"
     ),
     "distill": Objective(("distilled",), _distill, teacher="required"),
+    PROBE: Objective(("plain",), _baseline),
 }
 
 

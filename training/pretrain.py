@@ -33,6 +33,7 @@ from training.statistics import evenly_spaced
 
 # that are looked at after an epoch: enough for a point or two, and little beside the epoch itself
 SEEN_IMAGES, NEIGHBOURS = 1000, 2000
+VOTES = 20  # of the neighbours
 
 
 @dataclass(frozen=True)
@@ -87,17 +88,17 @@ class Encoding:
         words = f"feature std {values['feature_std']:.2f}  rank {values['effective_rank']:.1f}"
         if "val_knn_top1" in values:
             words += f"  val kNN {100 * values['val_knn_top1']:.2f} %"
-        warning = collapse.warning(values["feature_std"])
-        return values, words if warning is None else f"{words}  ({warning})"
+        collapsed = collapse.collapsed(values["feature_std"])
+        return values, f"{words}  (collapsed: all images look alike)" if collapsed else words
 
     def finish(self, position: Position) -> None:
         """What the encoder is, by what is known of it without labels."""
         run, team = self.run, self.learner.team
         _, state = checkpoint.read(run.folder / "best", "weights")
-        warning = collapse.warning(state["val"]["feature_std"])
+        std = state["val"]["feature_std"]
         result = {
             "val": state["val"],
-            "collapsed": warning is not None,
+            "collapsed": collapse.collapsed(std),
             "num_features": self.learner.network.encoder.num_features,
             "seconds": round(position.seconds, 1),
             "hardware": describe(team.device, team.size),
@@ -105,8 +106,11 @@ class Encoding:
             "versions": run.problem.versions,
         }
         checkpoint.write_json(run.folder / "result.json", result)
-        if warning is not None:
-            self.progress.say(f"THE ENCODER HAS COLLAPSED: {warning}")
+        if collapse.collapsed(std):
+            self.progress.say(
+                f"THE ENCODER HAS COLLAPSED: it says nearly the same of every image (feature std {std:.3f}; sound ones "
+                f"lie well above {collapse.LEAST_STD}); try a lower --optim.lr, a larger --batch-size, another --method"
+            )
         self.progress.say(
             f"pretrained in {position.seconds:,.0f} s; the encoder is in {run.folder}; make a classifier of it with\n"
             f"  viewfold train --weights {run.folder} --backbone {run.config.backbone} --data …"
@@ -127,7 +131,12 @@ class Encoding:
                 encoder, self.images.train, batch_size=size, places=near
             )
             values["val_knn_top1"] = knn_accuracy(
-                known, known_labels, held, labels, num_classes=len(self.run.problem.classes)
+                known,
+                known_labels,
+                held,
+                labels,
+                num_classes=len(self.run.problem.classes),
+                k=VOTES,
             )
         return values
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training import checkpoint, data
 from training.backbones import TIMM, create_timm, default_image_size
+from training.checkpoint import Run
 from training.config import TrainConfig
 from training.errors import ConfigError, WeightsError
 from training.pretrain_config import PretrainConfig
@@ -120,9 +121,14 @@ def _of_run(backbone: str, folder: Path, which: str, image_size: tuple[int, int]
     run = checkpoint.open_any(folder)
     given, _ = checkpoint.read(folder / which, "weights")
     tensors, left_out = fit(backbone, given, image_size, f"{folder} ({run.config.backbone})")
-    provenance = {
+    return Start(tensors, provenance_of(run, which), *_networks_own(given), left_out)
+
+
+def provenance_of(run: Run[Any], which: str) -> dict[str, Any]:
+    """What a run or a bundle says of weights that it took from another run. which: best or last."""
+    return {
         "source": "viewfold",
-        "model": f"{folder.resolve().name}/{which}",
+        "model": f"{run.folder.resolve().name}/{which}",
         **_learnt_by(run.config),
         "backbone": run.config.backbone,
         "data": data.bare_name(run.config.data.data),
@@ -131,7 +137,6 @@ def _of_run(backbone: str, folder: Path, which: str, image_size: tuple[int, int]
         "licence": "that of its data and of its own pretrained weights",
         "pretrained_weights": run.problem.pretrained_weights,
     }
-    return Start(tensors, provenance, *_networks_own(given), left_out)
 
 
 def _learnt_by(config: TrainConfig | PretrainConfig) -> dict[str, str]:

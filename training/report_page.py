@@ -114,6 +114,8 @@ def _facts(found: Findings) -> dict[str, str]:
     if result is not None:
         trained = f"{result['seconds']:,.0f} s on {result['hardware']}, {result['precision']}"
         chosen = f"of epoch {result['best_epoch']}, chosen by the validation split"
+        if result["best_epoch"] is None:  # a probe
+            chosen = "fitted to the training and validation images together"
     measured = f"in fp32 on {found.made_on}" if found.measured else "no: there is no checkpoint yet"
     return {
         "data": f"{bare_name(found.run.config.data.data)}, {len(problem.classes)} classes, {size}",
