@@ -45,6 +45,17 @@ def probe(arguments: Sequence[str]) -> int:
     return 0
 
 
+def awareness(arguments: Sequence[str]) -> int:
+    """Measure whether a frozen encoder knows what was done to its images."""
+    from training.probe_config import AwarenessConfig
+
+    config = tyro.cli(AwarenessConfig, prog="viewfold awareness", args=arguments)
+    from training.awareness import awareness
+
+    awareness(config)
+    return 0
+
+
 def evaluate(arguments: Sequence[str]) -> int:
     """Measure runs or bundles in each mode: accuracy, NLL, calibration error; of several, mean ± sd."""
     from export.config import EvaluateConfig
@@ -90,6 +101,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "pretrain": pretrain,
     "probe": probe,
+    "awareness": awareness,
     "evaluate": evaluate,
     "report": report,
     "export": export,
@@ -99,6 +111,7 @@ EXTRAS = {
     "train": "train",
     "pretrain": "train",
     "probe": "train",
+    "awareness": "train",
     "evaluate": "export",
     "report": "train",
     "export": "export",

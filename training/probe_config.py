@@ -1,4 +1,4 @@
-"""The settings of `viewfold probe` and `viewfold fewshot`: a field is a flag, its docstring the help."""
+"""The settings of what is asked of a frozen encoder: a field is a flag, its docstring the help."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from training.config import DataConfig, Device
+from training.pretrain_config import ViewsConfig
 
 
 @dataclass(frozen=True)
@@ -47,5 +48,23 @@ class FewShotConfig:
     """Of the episodes."""
     device: Device = "auto"
     """Where the features are computed; cuda fails where there is none."""
+    json: Path | None = None
+    """Also write the numbers to this file."""
+
+
+@dataclass(frozen=True)
+class AwarenessConfig:
+    """Whether a frozen encoder knows what was done to its images: the difference of two views is predicted."""
+
+    encoder: tyro.conf.Positional[Path]
+    """The run folder that `viewfold pretrain` made (or `viewfold train`: its backbone)."""
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    unlabelled: bool = False
+    """As `viewfold pretrain --unlabelled`."""
+    seed: int = 0
+    """Of the views and of what learns to predict."""
+    device: Device = "auto"
+    """Where to compute; cuda fails where there is none."""
     json: Path | None = None
     """Also write the numbers to this file."""

@@ -1,0 +1,183 @@
+"""`viewfold awareness`: does an encoder know what was done to its images? AugSelf's own question (paper, section 4).
+
+Heads like those of AugSelf learn, from the features of two views of an image by the frozen encoder, what their
+parameters differ by; how well they do on held-out images is what the features still tell of it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training import checkpoint
+from training.augself import AUGMENTATIONS, AugSelf, difference_loss
+from training.batches import Batches, epoch_order, step_seed
+from training.checks import check_common, refuse_outside
+from training.config import OptimConfig
+from training.device import describe, pick_device
+from training.encoder import Encoder
+from training.frozen import load_encoder
+from training.pool import load_pool
+from training.pretrain_config import ViewsConfig
+from training.pretrain_setup import read
+from training.probe_config import AwarenessConfig
+from training.progress import Progress, Stopwatch
+from training.provenance import versions
+from training.statistics import evenly_spaced
+from training.views import apply_views, check_views, draw_views
+
+TRAIN_PAIRS, HELD_PAIRS = (
+    10_000,
+    2000,
+)  # at most; images come again with other views where there are fewer
+EPOCHS, BATCH, LR, WEIGHT_DECAY = (
+    30,
+    256,
+    1e-3,
+    1e-2,
+)  # of the heads, by AdamW with a cosine schedule
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What heads learn from: features of both views, (n, D) float32 each, and the targets by augmentation, (2n, …)."""
+
+    first: Tensor
+    second: Tensor
+    targets: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def awareness(config: AwarenessConfig) -> dict[str, Any]:
+    """Print, and return, how well the views' parameters can be told from an encoder's features.
+
+    Raises:
+        TrainingError: the encoder, the settings or the images will not do.
+    """
+    progress, watch = Progress(), Stopwatch()
+    encoder, run = load_encoder(config.encoder.expanduser())
+    size = (run.problem.image.height, run.problem.image.width)
+    check_views(config.views, size)
+    refuse_outside({"--seed": (config.seed, 0, 2**63 - 1)})
+    check_common(config.data, OptimConfig())
+    device = pick_device(config.device)
+    pool = load_pool(config.data, unlabelled=config.unlabelled)
+    images = read(pool, run.problem.image, config.data, device, progress)
+    found = measure(encoder.to(device), images.train, images.val, config.views, seed=config.seed)
+    result = {
+        "encoder": str(config.encoder),
+        "scores": found,
+        "pairs": {"train": TRAIN_PAIRS, "held": HELD_PAIRS},
+        "hardware": describe(device),
+        "versions": versions(),
+    }
+    for name, values in found.items():
+        parts = "  ".join(f"{value:.3f}" for value in values["parts"])
+        each = f"  ({parts})" if len(values["parts"]) > 1 else ""
+        progress.say(f"  {name:<9} {values['what']:<9} {values['score']:.3f}{each}")
+    progress.say(f"in {watch.seconds:.0f} s")
+    if config.json is not None:
+        checkpoint.write_json(config.json, result)
+    return result
+
+
+def measure(
+    encoder: Encoder, train: Batches, held: Batches, views: ViewsConfig, *, seed: int
+) -> dict[str, dict[str, Any]]:
+    """How well heads tell every augmentation that the views vary in, on held-out images, by its name.
+
+    score: for numbers R², the share of their variance that is told (1 all, 0 none; below 0 worse than their mean),
+    the mean over the parts; else the share of right answers, "accuracy". parts: of every number.
+    """
+    asked = {name: 1.0 for name, entry in AUGMENTATIONS.items() if entry.varies(views)}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        heads = AugSelf(encoder.num_features, asked, views).to(encoder.mean.device)
+    known = _pairs(encoder, heads, train, TRAIN_PAIRS, views, seed, "train")
+    unknown = _pairs(encoder, heads, held, HELD_PAIRS, views, seed, "held")
+    mean, std = known.first.mean(0), known.first.std(0).clamp_min(1e-6)
+    known, unknown = (_scaled(pairs, mean, std) for pairs in (known, unknown))
+    _learn(heads, known, seed)
+    return _score(heads, unknown)
+
+
+@torch.inference_mode()
+def _pairs(
+    encoder: Encoder,
+    heads: AugSelf,
+    batches: Batches,
+    count: int,
+    views: ViewsConfig,
+    seed: int,
+    purpose: str,
+) -> Pairs:
+    """Features of two views each of `count` images; where there are fewer, all of them again with other views."""
+    encoder.eval()
+    device = encoder.mean.device
+    places = evenly_spaced(len(batches), min(count, len(batches)))
+    rounds = -(-count // len(places))
+    order = places.repeat(rounds)[:count]
+    generator = torch.Generator().manual_seed(step_seed(seed, 0, purpose))
+    features: tuple[list[Tensor], list[Tensor]] = ([], [])
+    targets: dict[str, list[Tensor]] = {name: [] for name in heads.weights}
+    for images, _ in batches.iterate(list(order.split(BATCH))):
+        size = (images.shape[1], images.shape[2])
+        first, second = (draw_views(len(images), size, views, generator) for _ in range(2))
+        for kept, params in zip(features, (first, second), strict=True):
+            pixels = 255 * apply_views(images, params, size=size)
+            kept.append(encoder.backbone(encoder.normalised(pixels)).float())
+        for name, entry in targets.items():
+            entry.append(AUGMENTATIONS[name].target(first, second, views).to(device))
+    return Pairs(
+        torch.cat(features[0]),
+        torch.cat(features[1]),
+        {name: torch.cat(parts) for name, parts in targets.items()},
+    )
+
+
+def _scaled(pairs: Pairs, mean: Tensor, std: Tensor) -> Pairs:
+    return Pairs((pairs.first - mean) / std, (pairs.second - mean) / std, pairs.targets)
+
+
+def _learn(heads: AugSelf, pairs: Pairs, seed: int) -> None:
+    """Fit the heads, in one order of each pair."""
+    heads.train()
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+    steps = EPOCHS * max(1, len(pairs) // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for epoch in range(EPOCHS):
+        for places in epoch_order(len(pairs), BATCH, seed=seed, epoch=epoch):
+            chosen = places.to(pairs.first.device)
+            losses = [
+                AUGMENTATIONS[name].loss(
+                    head(pairs.first[chosen], pairs.second[chosen]), pairs.targets[name][chosen]
+                )
+                for name, head in heads.heads.items()
+            ]
+            optimizer.zero_grad()
+            torch.stack(losses).sum().backward()
+            optimizer.step()
+            schedule.step()
+
+
+@torch.no_grad()
+def _score(heads: AugSelf, pairs: Pairs) -> dict[str, dict[str, Any]]:
+    heads.eval()
+    scores = {}
+    for name, head in heads.heads.items():
+        assert isinstance(head, nn.Module)
+        answer, target = head(pairs.first, pairs.second), pairs.targets[name]
+        if AUGMENTATIONS[name].loss is difference_loss:
+            missed = (answer.tanh() - target).square().mean(0)  # (k,)
+            spread = target.var(0, correction=0)
+            # a value that never differs (a hue that is not jittered) has nothing to tell
+            parts = (1 - missed / spread)[spread > 0].tolist()
+            what = "R²"
+        else:
+            guess = answer.argmax(1) if answer.shape[1] > 1 else (answer[:, 0] > 0).to(target.dtype)
+            parts, what = [(guess == target).double().mean().item()], "accuracy"
+        scores[name] = {"what": what, "score": sum(parts) / len(parts), "parts": parts}
+    return scores
