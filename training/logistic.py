@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from training.collapse import check_finite
 from training.confusion import class_accuracies, confusion_matrix
 from training.errors import ConfigError
 
@@ -204,10 +205,7 @@ class _Problem:
 
 def _problem(split: Split, num_classes: int) -> _Problem:
     features, labels = split
-    if not features.isfinite().all():
-        raise ConfigError(
-            "some features are not finite numbers, so the encoder has diverged; take another run"
-        )
+    check_finite(features)
     if len(labels) == 0 or (labels == labels[0]).all():
         raise ConfigError(
             f"a linear probe needs training images of at least 2 classes, got {len(labels)} of "
