@@ -6,6 +6,8 @@ sees those. The rank is at most the number of images, and is to be compared betw
 paper says: it has no threshold here.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,7 +27,7 @@ def feature_std(features: Tensor) -> float:
     follow a ReLU have a mean, and stay below 1 when they are well.
     """
     unit = F.normalize(features.double())  # (n, d)
-    return (unit.std(0, correction=0).mean() * features.shape[1] ** 0.5).item()
+    return float(unit.std(0, correction=0).mean()) * math.sqrt(features.shape[1])
 
 
 def effective_rank(features: Tensor) -> float:
@@ -38,7 +40,7 @@ def effective_rank(features: Tensor) -> float:
     total = values.sum()
     if total == 0:
         return 0.0
-    return torch.special.entr(values / total).sum().exp().item()
+    return float(torch.special.entr(values / total).sum().exp())
 
 
 def check_finite(features: Tensor) -> None:
