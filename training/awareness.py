@@ -4,6 +4,8 @@ Heads like those of AugSelf learn, from the features of two views of an image by
 parameters differ by; how well they do on held-out images is what the features still tell of it.
 """
 
+import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,16 +29,9 @@ from training.provenance import versions
 from training.statistics import evenly_spaced
 from training.views import apply_views, check_views, draw_views
 
-TRAIN_PAIRS, HELD_PAIRS = (
-    10_000,
-    2000,
-)  # at most; images come again with other views where there are fewer
-EPOCHS, BATCH, LR, WEIGHT_DECAY = (
-    30,
-    256,
-    1e-3,
-    1e-2,
-)  # of the heads, by AdamW with a cosine schedule
+# to learn from, to choose each head's epoch by, to judge; images come again with other views where there are fewer
+TRAIN_PAIRS, CHOOSE_PAIRS, HELD_PAIRS = 8000, 1000, 2000
+EPOCHS, BATCH, LR, WEIGHT_DECAY = 20, 256, 1e-3, 1e-2  # of the heads: AdamW, cosine
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ def awareness(config: AwarenessConfig) -> dict[str, Any]:
     result = {
         "encoder": str(config.encoder),
         "scores": found,
-        "pairs": {"train": TRAIN_PAIRS, "held": HELD_PAIRS},
+        "pairs": HELD_PAIRS,
         "hardware": describe(device),
         "versions": versions(),
     }
@@ -96,11 +91,12 @@ def measure(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         heads = AugSelf(encoder.num_features, asked, views).to(encoder.mean.device)
-    known = _pairs(encoder, heads, train, TRAIN_PAIRS, views, seed, "train")
-    unknown = _pairs(encoder, heads, held, HELD_PAIRS, views, seed, "held")
+    known = _pairs(encoder, heads, train, TRAIN_PAIRS, views, seed, "learn")
+    choosing = _pairs(encoder, heads, train, CHOOSE_PAIRS, views, seed, "choose")
+    unknown = _pairs(encoder, heads, held, HELD_PAIRS, views, seed, "judge")
     mean, std = known.first.mean(0), known.first.std(0).clamp_min(1e-6)
-    known, unknown = (_scaled(pairs, mean, std) for pairs in (known, unknown))
-    _learn(heads, known, seed)
+    known, choosing, unknown = (_scaled(pairs, mean, std) for pairs in (known, choosing, unknown))
+    _learn(heads, known, choosing, seed)
     return _score(heads, unknown)
 
 
@@ -142,25 +138,36 @@ def _scaled(pairs: Pairs, mean: Tensor, std: Tensor) -> Pairs:
     return Pairs((pairs.first - mean) / std, (pairs.second - mean) / std, pairs.targets)
 
 
-def _learn(heads: AugSelf, pairs: Pairs, seed: int) -> None:
-    """Fit the heads, in one order of each pair."""
-    heads.train()
+def _losses(heads: AugSelf, pairs: Pairs, chosen: Tensor | slice) -> dict[str, Tensor]:
+    """Every head's own loss, on some of the pairs, in one order of each."""
+    first, second = pairs.first[chosen], pairs.second[chosen]
+    return {
+        name: AUGMENTATIONS[name].loss(head(first, second), pairs.targets[name][chosen])
+        for name, head in heads.heads.items()
+    }
+
+
+def _learn(heads: AugSelf, pairs: Pairs, choosing: Pairs, seed: int) -> None:
+    """Fit the heads. Each keeps its best epoch's weights on the choosing pairs: few images are soon learnt by heart."""
+    best: dict[str, tuple[float, Any]] = {name: (math.inf, None) for name in heads.weights}
     optimizer = torch.optim.AdamW(heads.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
     steps = EPOCHS * max(1, len(pairs) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for epoch in range(EPOCHS):
+        heads.train()
         for places in epoch_order(len(pairs), BATCH, seed=seed, epoch=epoch):
-            chosen = places.to(pairs.first.device)
-            losses = [
-                AUGMENTATIONS[name].loss(
-                    head(pairs.first[chosen], pairs.second[chosen]), pairs.targets[name][chosen]
-                )
-                for name, head in heads.heads.items()
-            ]
+            losses = _losses(heads, pairs, places.to(pairs.first.device))
             optimizer.zero_grad()
-            torch.stack(losses).sum().backward()
+            torch.stack(list(losses.values())).sum().backward()
             optimizer.step()
             schedule.step()
+        heads.eval()
+        with torch.no_grad():
+            for name, loss in _losses(heads, choosing, slice(None)).items():
+                if loss.item() < best[name][0]:
+                    best[name] = loss.item(), copy.deepcopy(heads.heads[name].state_dict())
+    for name, (_, state) in best.items():
+        heads.heads[name].load_state_dict(state)
 
 
 @torch.no_grad()

@@ -89,7 +89,7 @@ class Encoding:
         if "val_knn_top1" in values:
             words += f"  val kNN {100 * values['val_knn_top1']:.2f} %"
         collapsed = collapse.collapsed(values["feature_std"])
-        return values, f"{words}  (collapsed: all images look alike)" if collapsed else words
+        return values, f"{words}  (collapsed)" if collapsed else words
 
     def finish(self, position: Position) -> None:
         """What the encoder is, by what is known of it without labels."""
@@ -107,10 +107,7 @@ class Encoding:
         }
         checkpoint.write_json(run.folder / "result.json", result)
         if collapse.collapsed(std):
-            self.progress.say(
-                f"THE ENCODER HAS COLLAPSED: it says nearly the same of every image (feature std {std:.3f}; sound ones "
-                f"lie well above {collapse.LEAST_STD}); try a lower --optim.lr, a larger --batch-size, another --method"
-            )
+            self.progress.say(f"THE ENCODER HAS COLLAPSED: {collapse.collapse_warning(std)}")
         self.progress.say(
             f"pretrained in {position.seconds:,.0f} s; the encoder is in {run.folder}; make a classifier of it with\n"
             f"  viewfold train --weights {run.folder} --backbone {run.config.backbone} --data …"
