@@ -45,6 +45,17 @@ def probe(arguments: Sequence[str]) -> int:
     return 0
 
 
+def fewshot(arguments: Sequence[str]) -> int:
+    """Evaluate a frozen encoder by classifiers of a few images (episodes)."""
+    from training.probe_config import FewShotConfig
+
+    config = tyro.cli(FewShotConfig, prog="viewfold fewshot", args=arguments)
+    from training.few_shot import fewshot
+
+    fewshot(config)
+    return 0
+
+
 def awareness(arguments: Sequence[str]) -> int:
     """Measure whether a frozen encoder knows what was done to its images."""
     from training.probe_config import AwarenessConfig
@@ -101,6 +112,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "pretrain": pretrain,
     "probe": probe,
+    "fewshot": fewshot,
     "awareness": awareness,
     "evaluate": evaluate,
     "report": report,
@@ -111,6 +123,7 @@ EXTRAS = {
     "train": "train",
     "pretrain": "train",
     "probe": "train",
+    "fewshot": "train",
     "awareness": "train",
     "evaluate": "export",
     "report": "train",

@@ -1,0 +1,214 @@
+"""What AugSelf does to an encoder's transfer, at a size for a CPU: `python -m benchmarks.augself --data DIR`.
+
+DIR holds tiny-imagenet-50, flowers17 and dtd10 as folders. Pretrains on a part of the first at 32 pixels, with and
+without AugSelf; then linear probes on the two others, and how well the views can be told from the features. One
+(row, seed) at a time, into benchmarks/results/augself-small.json: what is there is not done again; runs go on where
+they were interrupted. Two processes may share the work. Views, probes and heads choose nothing by a test split.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.accuracy import alone, interval
+from training.awareness import measure
+from training.checkpoint import Run
+from training.config import DataConfig, OptimConfig
+from training.config_json import to_dict
+from training.device import describe
+from training.frozen import load_encoder
+from training.pool import load_pool
+from training.pretrain import pretrain
+from training.pretrain_config import MethodConfig, PretrainConfig, ViewsConfig
+from training.pretrain_setup import read
+from training.probe import probe
+from training.probe_config import ProbeConfig
+from training.progress import Progress
+from training.provenance import versions
+
+NAME = "augself-small"
+SEEDS = (0, 1, 2, 3, 4)
+PRETRAINED_ON = "tiny-imagenet-50"
+DOWNSTREAM = ("flowers17", "dtd10")
+AWARE = "crop=1.0,color=1.0"  # the paper's
+
+SIMSIAM = PretrainConfig(
+    data=DataConfig(image_size=32, train_images=10_000),
+    optim=OptimConfig(nesterov=False, weight_decay=5e-4, warmup=0.0),
+    settings=MethodConfig(hidden=512, projection=512),
+    method="simsiam",
+    backbone="resnet8-half",
+    epochs=60,
+    batch_size=256,
+)
+SIMCLR = dataclasses.replace(SIMSIAM, method="simclr", settings=MethodConfig())
+ROWS = {
+    "simsiam": SIMSIAM,
+    "simsiam + augself": dataclasses.replace(SIMSIAM, augself=AWARE),
+    "simclr": SIMCLR,
+    "simclr + augself": dataclasses.replace(SIMCLR, augself=AWARE),
+}
+PAIRS = (("simsiam + augself", "simsiam"), ("simclr + augself", "simclr"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the images are, where results are written, where runs are kept."""
+
+    data: Path
+    results: Path = Path(__file__).parent / "results"
+    runs: Path = Path("runs") / "benchmarks"
+
+
+def main() -> None:
+    """Do what is missing."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the three sets")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--rows", nargs="+", default=tuple(ROWS))
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    parser.add_argument("--runs", type=Path, default=Place.runs, help="where runs are kept")
+    parser.add_argument("--results", type=Path, default=Place.results, help="a folder")
+    settings = parser.parse_args()
+    torch.set_num_threads(settings.threads)
+    place = Place(settings.data, settings.results, settings.runs)
+    for seed in settings.seeds:
+        for row in settings.rows:
+            if not obtain(row, seed, place):
+                raise SystemExit("interrupted; the same command goes on")
+
+
+def obtain(row: str, seed: int, place: Place) -> bool:
+    """Have the result of a row and seed among the results. Returns False if pretraining was interrupted."""
+    content = read_results(place)
+    if any(e["row"] == row and e["seed"] == seed for e in content["runs"]):
+        return True
+    run = pretrained(row, seed, place)
+    if not run.complete:
+        return False
+    probes = {name: probed(run, name, place) for name in DOWNSTREAM}
+    add(
+        {
+            "row": row,
+            "seed": seed,
+            "pretraining": run.result(),
+            "probes": {name: found.result() for name, found in probes.items()},
+            "awareness": aware(run, place),
+            "threads": torch.get_num_threads(),
+            "hardware": describe(torch.device("cpu")),
+            "versions": versions(),
+        },
+        place,
+    )
+    return True
+
+
+def pretrained(row: str, seed: int, place: Place) -> Run[PretrainConfig]:
+    """The encoder: made, or gone on with."""
+    out = place.runs / f"{NAME}-{row.replace(' + ', '-')}-seed{seed}"
+    if (out / "SHA256SUMS").exists():
+        return pretrain(PretrainConfig(resume=out))
+    config = ROWS[row]
+    data = dataclasses.replace(config.data, data=f"folder:{place.data / PRETRAINED_ON}")
+    return pretrain(dataclasses.replace(config, data=data, seed=seed, out=out))
+
+
+def probed(run: Run[PretrainConfig], name: str, place: Place) -> Run:
+    """A linear probe of the encoder on a set that it has never seen; made anew, for it takes seconds."""
+    out = run.folder.with_name(f"{run.folder.name}-{name}")
+    if out.exists():
+        for path in sorted(out.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+    data = DataConfig(data=f"folder:{place.data / name}")
+    return probe(ProbeConfig(run.folder, data=data, out=out))
+
+
+def aware(run: Run[PretrainConfig], place: Place) -> dict[str, Any]:
+    """How well the views' differences can be told from the encoder's features."""
+    encoder, _ = load_encoder(run.folder)
+    data = dataclasses.replace(run.config.data, data=f"folder:{place.data / PRETRAINED_ON}")
+    pool = load_pool(data, unlabelled=False)
+    images = read(pool, run.problem.image, data, torch.device("cpu"), Progress())
+    return measure(encoder, images.train, images.val, ViewsConfig(), seed=run.config.seed)
+
+
+def read_results(place: Place) -> dict[str, Any]:
+    """The results so far; those of rows whose settings have changed do not count."""
+    path = place.results / f"{NAME}.json"
+    if not path.is_file():
+        return {"runs": []}
+    content: dict[str, Any] = json.loads(path.read_text())
+    same = {row for row, config in ROWS.items() if content["configs"].get(row) == _plain(config)}
+    return content | {"runs": [e for e in content["runs"] if e["row"] in same]}
+
+
+def add(entry: dict[str, Any], place: Place) -> None:
+    """Write a result into the results, and the tables made of them."""
+    path = place.results / f"{NAME}.json"
+    with alone(path):
+        runs = [
+            e
+            for e in read_results(place)["runs"]
+            if (e["row"], e["seed"]) != (entry["row"], entry["seed"])
+        ]
+        runs.append(entry)
+        runs.sort(key=lambda e: (list(ROWS).index(e["row"]), e["seed"]))
+        content = {
+            "command": "python -m benchmarks.augself",
+            "configs": {row: _plain(config) for row, config in ROWS.items()},
+            "table": table(runs),
+            "comparisons": compare(runs),
+            "runs": runs,
+        }
+        path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def numbers(entry: dict[str, Any]) -> dict[str, float]:
+    """What a run is judged by: top-1 of the probes, the share of ω that is told, the nearest neighbours' top-1."""
+    found = {name: entry["probes"][name]["test"]["plain"]["top1"] for name in DOWNSTREAM}
+    found |= {f"ω {name}": entry["awareness"][name]["score"] for name in ("crop", "color")}
+    return found | {"kNN": entry["pretraining"]["val"]["val_knn_top1"]}
+
+
+def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and 95 % interval over the seeds of every number, a line a row."""
+    lines = []
+    for row in ROWS:
+        found = [numbers(entry) for entry in runs if entry["row"] == row]
+        if found:
+            values = {key: interval([each[key] for each in found]) for key in found[0]}
+            seconds = [entry["pretraining"]["seconds"] for entry in runs if entry["row"] == row]
+            lines.append({"row": row, "numbers": values, "seconds": interval(seconds)})
+    return lines
+
+
+def compare(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What AugSelf adds to every number, paired by seed, with its 95 % interval."""
+    by_run = {(entry["row"], entry["seed"]): numbers(entry) for entry in runs}
+    lines = []
+    for row, against in PAIRS:
+        seeds = [seed for r, seed in by_run if r == row and (against, seed) in by_run]
+        if seeds:
+            keys = by_run[row, seeds[0]].keys()
+            gains = {
+                key: interval([by_run[row, s][key] - by_run[against, s][key] for s in seeds])
+                for key in keys
+            }
+            lines.append({"row": row, "against": against, "gains": gains})
+    return lines
+
+
+def _plain(config: PretrainConfig) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads(json.dumps(to_dict(config)))
+    return settings
+
+
+if __name__ == "__main__":
+    main()

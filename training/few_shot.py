@@ -1,0 +1,86 @@
+"""`viewfold fewshot`: how well a frozen encoder's features tell classes apart from a few images of each."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from training import checkpoint, data
+from training.checks import check_common, refuse_outside
+from training.config import OptimConfig
+from training.device import describe, pick_device
+from training.episodes import FewShot, episodes
+from training.evaluate import images_at_once
+from training.features import features_of
+from training.frozen import load_encoder
+from training.probe_config import FewShotConfig
+from training.progress import Progress, Stopwatch
+from training.provenance import versions
+from training.setup import read_splits
+
+
+def fewshot(config: FewShotConfig) -> dict[str, Any]:
+    """Print, and return, the mean accuracy over many episodes, for each number of shots.
+
+    The episodes are drawn from all images of the data: no label of them has been seen.
+
+    Raises:
+        TrainingError: the encoder, the settings or the data will not do.
+    """
+    progress, watch = Progress(), Stopwatch()
+    refuse_outside(
+        {
+            "--ways": (config.ways, 2, float("inf")),
+            "--queries": (config.queries, 1, float("inf")),
+            "--episodes": (config.episodes, 2, float("inf")),
+            "--shots": (min(config.shots, default=0), 1, float("inf")),
+            "--seed": (config.seed, 0, 2**63 - 1),
+        }
+    )
+    check_common(config.data, OptimConfig())
+    device = pick_device(config.device)
+    encoder, run = load_encoder(config.encoder.expanduser())
+    image = run.problem.image
+    splits = read_splits(data.load(config.data), image, config.data, device, progress)
+    encoder, size = encoder.to(device), images_at_once(image, 1)
+    parts = [
+        features_of(encoder, batches, batch_size=size)
+        for batches in (splits.train, splits.val, splits.test)
+    ]
+    features, labels = (torch.cat(list(both)) for both in zip(*parts, strict=True))
+    found = {
+        shots: episodes(
+            features,
+            labels,
+            ways=config.ways,
+            shots=shots,
+            queries=config.queries,
+            count=config.episodes,
+            seed=config.seed,
+        )
+        for shots in config.shots
+    }
+    for shots, result in found.items():
+        progress.say(_line(config, shots, result))
+    progress.say(f"{len(labels):,} images, in {watch.seconds:.0f} s")
+    values = {
+        "encoder": str(config.encoder),
+        "ways": config.ways,
+        "queries": config.queries,
+        "shots": {shots: dataclasses.asdict(result) for shots, result in found.items()},
+        "hardware": describe(device),
+        "versions": versions(),
+    }
+    if config.json is not None:
+        checkpoint.write_json(config.json, values)
+    return values
+
+
+def _line(config: FewShotConfig, shots: int, result: FewShot) -> str:
+    line = (
+        f"  {config.ways}-way {shots}-shot  {100 * result.mean:.2f} ± {100 * result.interval95:.2f} % "
+        f"({result.n:,} episodes, 95 % interval)"
+    )
+    if result.left_out:
+        line += f"; {len(result.left_out)} classes have too few images and are left out"
+    return line if result.converged else f"{line}; some fits did not converge"
