@@ -15,6 +15,7 @@ from training.batches import Batches
 from training.checkpoint import Run
 from training.device import describe, pick_precision
 from training.devices import Team
+from training.errors import DivergedError
 from training.evaluate import images_at_once
 from training.features import features_of
 from training.knn import knn_accuracy
@@ -118,6 +119,10 @@ class Encoding:
         encoder, size = self.learner.network.encoder, images_at_once(self.run.problem.image, 1)
         seen = evenly_spaced(len(self.images.val), SEEN_IMAGES)
         held, labels = features_of(encoder, self.images.val, batch_size=size, places=seen)
+        if not held.isfinite().all():
+            raise DivergedError(
+                "the features of some images are no finite numbers any more; try a lower --optim.lr"
+            )
         values = {
             "feature_std": collapse.feature_std(held),
             "effective_rank": collapse.effective_rank(held),
