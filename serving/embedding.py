@@ -11,7 +11,7 @@ from serving.errors import RequestError, from_image_error
 from serving.images import Pixels
 from serving.limits import MAX_REQUEST_PIXELS, images_at_once
 from serving.model import Model, mode_of, require
-from serving.predictor import Answers
+from serving.predictor import unit
 
 
 def embed(
@@ -41,12 +41,6 @@ def embed(
         "embeddings": (unit(vectors) if normalize else vectors).tolist(),
         "milliseconds": round((time.perf_counter() - start) * 1000, 3),
     }
-
-
-def unit(vectors: Answers) -> Answers:
-    """The vectors scaled to length 1, so that their dot products are cosines; zeros stay zeros. (n, D) float32."""
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)  # (n, 1)
-    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 class _Budget:

@@ -173,6 +173,12 @@ def mode_name(manifest: Manifest, name: str | None) -> str:
     return name
 
 
+def unit(vectors: Answers) -> Answers:
+    """The vectors scaled to length 1, so that their dot products are cosines; zeros stay zeros. (n, D) float32."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)  # (n, 1)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
 def provider(device: Device) -> str:
     """The execution provider to ask onnxruntime for.
 

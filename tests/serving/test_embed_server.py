@@ -1,6 +1,7 @@
 """A real server process of an encoder, and what curl and BentoML's client see of it."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,20 @@ def test_bentomls_own_client(url: str, tmp_path: Path):
         assert client.embed(image=paths[:1], normalize=True, mode="embed")["normalized"]
         with pytest.raises(BentoMLException, match="ask POST /embed"):
             client.predict(image=paths[0])
+
+
+def test_vector_of_a_new_image_as_the_document_says(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    document = Path(__file__).resolve().parents[2] / "docs" / "embed.md"
+    blocks = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "urllib" in block]
+    assert "http://localhost:3000/embed" in code
+    (tmp_path / "new.jpg").write_bytes(plain(GREEN))
+    monkeypatch.chdir(tmp_path)
+    names = {"np": np}
+    exec(code.replace("http://localhost:3000", url), names)
+    np.testing.assert_allclose(names["query"], np.array(GREEN) / np.linalg.norm(GREEN), atol=1e-6)
 
 
 def test_errors_have_the_one_shape_and_the_server_lives_on(url: str):

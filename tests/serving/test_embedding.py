@@ -10,9 +10,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from serving import embedding, form, limits, model, multipart, openapi, schemas, service
-from serving.embedding import unit
 from serving.images import ImageSpec
 from serving.model import Model
+from serving.predictor import unit
 from serving.settings import Settings
 from serving.start import ServeConfig, announcement
 from tests.answers import error
