@@ -108,6 +108,14 @@ def serve(arguments: Sequence[str]) -> int:
     return 0
 
 
+def embed(arguments: Sequence[str]) -> int:
+    """Embed a folder of images by an encoder's bundle, into one .npz file."""
+    from serving.offline import EmbedConfig, embed_folder
+
+    embed_folder(tyro.cli(EmbedConfig, prog="viewfold embed", args=arguments))
+    return 0
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "pretrain": pretrain,
@@ -118,6 +126,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "report": report,
     "export": export,
     "serve": serve,
+    "embed": embed,
 }
 EXTRAS = {
     "train": "train",
@@ -129,6 +138,7 @@ EXTRAS = {
     "report": "train",
     "export": "export",
     "serve": "",
+    "embed": "",
 }
 
 

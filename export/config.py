@@ -10,16 +10,21 @@ from training.config import Device
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Make a bundle of ONNX graphs from a run, and verify that it says what torch says."""
+    """Make a bundle of ONNX graphs from a run, and verify that it says what torch says.
+
+    A classifier's run becomes a bundle that classifies; the encoder of `viewfold pretrain` one that embeds.
+    """
 
     run: tyro.conf.Positional[Path]
-    """The run folder that `viewfold train` made."""
+    """The run folder that `viewfold train`, `pretrain` or `probe` made."""
     out: tyro.conf.Positional[Path]
     """The bundle's folder. It is there whole and verified, or not at all."""
     name: str | None = None
     """What the model is called over HTTP. Default: the name of the run's folder."""
     default_mode: str | None = None
     """The mode that answers when none is asked for. Default: the objective's one-pass mode."""
+    embed: bool = False
+    """Of a classifier's run: its encoder alone, whose bundle answers with embeddings."""
     data_dir: Path | None = None
     """Where torchvision's data sets lie, if they have moved since training."""
     overwrite: bool = False

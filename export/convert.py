@@ -12,8 +12,9 @@ from typing import Any
 import onnx
 import torch
 from onnx.external_data_helper import set_external_data
+from torch import nn
 
-from export.graphs import AllCopies, OnePass, Signature
+from export.graphs import Signature
 
 WEIGHTS = "weights.bin"
 SHARED_FROM_BYTES = (
@@ -23,9 +24,7 @@ _SHARED_TENSOR_BYTES = 1024  # smaller tensors stay in the graph
 _ALIGNMENT = 4096  # onnxruntime maps external data into memory by pages
 
 
-def to_onnx(
-    graph: OnePass | AllCopies, signature: Signature, facts: Mapping[str, Any]
-) -> onnx.ModelProto:
+def to_onnx(graph: nn.Module, signature: Signature, facts: Mapping[str, Any]) -> onnx.ModelProto:
     """The ONNX model of a mode, with a free batch axis. facts: what its metadata says, as JSON values."""
     (pictures,) = signature.inputs
     example = torch.zeros((2, *(size or 2 for size in pictures.shape[1:])), dtype=torch.uint8)

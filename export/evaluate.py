@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export import compare
-from export.bundle import serve
+from export import compare, verify
 from export.config import EvaluateConfig
 from export.errors import ExportError
 from serving import bundle as contract
@@ -109,6 +108,11 @@ def _open(path: Path) -> Subject:
         raise ExportError(f"{path} does not exist; give a run folder or a bundle")
     if (path / contract.MANIFEST).is_file():
         bundle = contract.read(path)
+        if bundle.manifest.task == "embed":
+            raise ExportError(
+                f"{path} answers with embeddings, which are neither right nor wrong; `viewfold probe` says what "
+                "the encoder is worth for classes"
+            )
         if "config" not in bundle.manifest.provenance:
             raise ExportError(f"{path} does not say how it was trained; export the bundle again")
         config = from_dict(TrainConfig, bundle.manifest.provenance["config"])
@@ -180,7 +184,7 @@ def _of_bundle(
         data.instead_of(subject.config.data, settings.data, settings.data_dir),
         torch.device("cpu"),
     )
-    answers = serve(predictor, split, tuple(manifest.modes), progress)
+    answers = verify.serve(predictor, split, tuple(manifest.modes), progress)
     counts = {name: mode.forward_passes for name, mode in manifest.modes.items()}
     return Answers(answers, batches.labels.cpu(), counts, "onnxruntime", predictor.provider)
 

@@ -1,16 +1,18 @@
-"""What is shipped, as modules: uint8 pictures in, probabilities out, one module a mode.
+"""What is shipped, as modules: uint8 pictures in, probabilities or embeddings out, one module a mode.
 
 Normalisation, temperature, the transformations and the aggregation are inside, so that nobody can
-leave one out or put it in the wrong order. The two names that serving relies on are its own
-(serving/predictor.py); `signature` says all of what goes in and out.
+leave one out or put it in the wrong order. The names that serving relies on are its own
+(serving/bundle.py); `signature` says all of what goes in and out. An encoder (training/encoder.py)
+is shipped as it is.
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from serving.bundle import EMBEDDINGS, INPUT, PROBABILITIES
 from serving.bundle import Tensor as GraphTensor
-from serving.predictor import INPUT, PROBABILITIES
+from training.encoder import Encoder
 from training.evaluate import MODES, Mode
 from training.joint import own_logits
 from training.network import Network
@@ -20,10 +22,15 @@ from training.transformations import transformed_copies
 
 @dataclass(frozen=True)
 class Signature:
-    """What goes in and what comes out of a graph, in order."""
+    """What goes in and what comes out of a graph, in order.
+
+    relative: whether its outputs have no scale of their own, so that a difference counts as a share of the largest
+    value: features do not, probabilities do.
+    """
 
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
+    relative: bool = False
 
 
 class OnePass(nn.Module):
@@ -88,3 +95,12 @@ def signature(network: Network, mode: str, *, height: int, width: int) -> Signat
         )
         outputs.append(GraphTensor("copies", "uint8", (None, copies, height, width, 3)))
     return Signature((GraphTensor(INPUT, "uint8", (None, height, width, 3)),), tuple(outputs))
+
+
+def embedding_signature(encoder: Encoder, *, height: int, width: int) -> Signature:
+    """What goes in and out of an encoder's graph."""
+    return Signature(
+        (GraphTensor(INPUT, "uint8", (None, height, width, 3)),),
+        (GraphTensor(EMBEDDINGS, "float32", (None, encoder.num_features)),),
+        relative=True,
+    )

@@ -7,35 +7,54 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from export.graphs import AllCopies, OnePass, Signature
+from export.errors import VerificationError
+from export.graphs import Signature
 from serving.images import ImageSpec, Pixels, decode
 from serving.predictor import Predictor
+from training.evaluate import images_at_once
+from training.progress import Progress
 from training.splits import Split
 
 BATCHES = (1, 2, 7)  # one, the size it was traced at, an odd one
-TOLERANCE = 1e-4  # of any probability, onnxruntime against torch, both fp32
+TOLERANCE = 1e-4  # of any probability, or of an embedding as a share of the largest; onnxruntime against torch, fp32
 AGREEMENT = 0.999  # of top-1 over the test images; near-ties may fall either way
+LEAST_COSINE = 0.9999  # of an image's embeddings by both; neighbours then keep their places
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 @dataclass
 class Findings:
-    """What verification measured, and what was wrong. agreement: share of images with the same top-1, worst mode."""
+    """What verification measured, and what was wrong.
+
+    max_relative_diff: as a share of the largest value, of outputs that have no scale of their own. agreement: share
+    of images with the same top-1, worst mode. least_cosine: of an image's two embeddings.
+    """
 
     max_abs_diff: float = 0.0
+    max_relative_diff: float = 0.0
     agreement: float = 1.0
+    least_cosine: float = 1.0
     failures: list[str] = field(default_factory=list)
+
+    def raise_failures(self) -> None:
+        """Raise VerificationError with every failure in its message, if there is one."""
+        if self.failures:
+            lines = "\n".join(f"  {failure}" for failure in self.failures)
+            raise VerificationError(
+                f"the graphs do not say what torch says; nothing was exported:\n{lines}"
+            )
 
 
 def check_graph(
-    file: Path, graph: OnePass | AllCopies, signature: Signature, images: Pixels, findings: Findings
+    file: Path, graph: nn.Module, signature: Signature, images: Pixels, findings: Findings
 ) -> None:
     """Compare one graph with its module. images: at least max(BATCHES) real ones, (n, H, W, 3) uint8."""
     try:
@@ -71,6 +90,25 @@ def check_agreement(
         )
 
 
+def check_embeddings(
+    mode: str, served: NDArray[np.float32], expected: Tensor, findings: Findings, *, what: str
+) -> None:
+    """Compare the served embeddings of a whole split with torch's. Both (n, D)."""
+    reference = expected.numpy()
+    share = _difference(served, reference, findings, relative=True)
+    if not share <= TOLERANCE:
+        findings.failures.append(
+            f"{mode}: embeddings differ from torch's by up to {share:.2e} of the largest value on {what}, "
+            f"tolerance {TOLERANCE:.0e}"
+        )
+    cosine = _least_cosine(served, reference)
+    findings.least_cosine = min(findings.least_cosine, cosine)
+    if not cosine >= LEAST_COSINE:
+        findings.failures.append(
+            f"{mode}: an image's embedding has the cosine {cosine:.6f} with torch's on {what}, needed {LEAST_COSINE}"
+        )
+
+
 def serve_split(
     predictor: Predictor, split: Split, modes: tuple[str, ...], at_once: int
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
@@ -82,6 +120,19 @@ def serve_split(
                 list(pool.map(lambda place: _as_served(split, place, predictor.spec), places))
             )
             yield {mode: predictor.predict(pictures, mode) for mode in modes}
+
+
+def serve(
+    predictor: Predictor, split: Split, modes: tuple[str, ...], progress: Progress
+) -> dict[str, Tensor]:
+    """What a bundle answers to every file of a split, through the code that serves: {mode: (n, N or D) float32}."""
+    parts: dict[str, list[Tensor]] = {mode: [] for mode in modes}
+    batch_size = images_at_once(predictor.spec, max(1, len(predictor.manifest.transformations)))
+    chunks = serve_split(predictor, split, modes, batch_size)
+    for answers in progress.track(chunks, "onnxruntime", -(-len(split) // batch_size)):
+        for mode, answer in answers.items():
+            parts[mode].append(torch.from_numpy(answer))
+    return {mode: torch.cat(answers) for mode, answers in parts.items()}
 
 
 def _as_served(split: Split, place: int, spec: ImageSpec) -> Pixels:
@@ -116,7 +167,7 @@ def _check_signature(session: ort.InferenceSession, signature: Signature) -> lis
 def _check_values(
     file: str,
     session: ort.InferenceSession,
-    graph: OnePass | AllCopies,
+    graph: nn.Module,
     signature: Signature,
     images: Pixels,
     findings: Findings,
@@ -131,12 +182,32 @@ def _check_values(
                 f"{file}: {tensor.name} is {onnx_value.shape} at batch {len(images)}, expected {reference.shape}"
             )
             continue
-        difference = float(
-            np.abs(onnx_value.astype(np.float64) - reference.astype(np.float64)).max()
-        )
-        findings.max_abs_diff = max(findings.max_abs_diff, difference)
+        difference = _difference(onnx_value, reference, findings, relative=signature.relative)
         if not difference <= TOLERANCE:
+            share = " of the largest value" if signature.relative else ""
             findings.failures.append(
-                f"{file}: {tensor.name} differs from torch by up to {difference:.2e} at batch {len(images)}, "
+                f"{file}: {tensor.name} differs from torch by up to {difference:.2e}{share} at batch {len(images)}, "
                 f"tolerance {TOLERANCE:.0e}"
             )
+
+
+def _difference(
+    found: NDArray[Any], reference: NDArray[Any], findings: Findings, *, relative: bool
+) -> float:
+    """The largest difference, as a share of the largest value if it is relative; noted in the findings."""
+    reference = reference.astype(np.float64)
+    difference = float(np.abs(found.astype(np.float64) - reference).max())
+    findings.max_abs_diff = max(findings.max_abs_diff, difference)
+    if not relative:
+        return difference
+    share = difference / (float(np.abs(reference).max()) or 1.0)  # of nothing but zeros: as it is
+    findings.max_relative_diff = max(findings.max_relative_diff, share)
+    return share
+
+
+def _least_cosine(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """The least cosine of two rows; rows that are zero in both are the same. Both (n, D)."""
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)  # (n,)
+    dots = (first.astype(np.float64) * second).sum(1)  # (n,)
+    same = ~first.any(1) & ~second.any(1)
+    return float(np.where(same, 1.0, dots / np.where(lengths > 0, lengths, 1.0)).min())

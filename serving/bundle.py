@@ -17,7 +17,9 @@ from typing import Any, get_origin
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-TASKS = ("classify",)
+INPUT = "images"  # of every graph
+PROBABILITIES, EMBEDDINGS = "probabilities", "embeddings"
+ANSWERS = {"classify": PROBABILITIES, "embed": EMBEDDINGS}  # task -> the output that answers
 
 
 class BundleError(Exception):
@@ -66,6 +68,17 @@ class Manifest:
     samples: dict[str, str] = dataclasses.field(
         default_factory=dict
     )  # example images, samples/LABEL.png: file -> sha256
+
+    @property
+    def answer(self) -> Tensor:
+        """What the default mode answers with: probabilities (B, N) or embeddings (B, D)."""
+        outputs = {tensor.name: tensor for tensor in self.modes[self.default_mode].outputs}
+        return outputs[ANSWERS[self.task]]
+
+    @property
+    def dimensions(self) -> int | None:
+        """How many numbers an embedding has (D); None where the bundle answers with classes."""
+        return self.answer.shape[1] if self.task == "embed" else None
 
 
 @dataclass(frozen=True)
@@ -159,14 +172,32 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         raise ValueError(
             f"default_mode {fields['default_mode']!r} is not one of the modes {sorted(modes)}"
         )
-    if fields["task"] not in TASKS:
-        raise ValueError(f"task {fields['task']!r} is not one of {list(TASKS)}")
-    if not fields["classes"]:
-        raise ValueError("there are no classes")
     classes, transformations = tuple(fields["classes"]), tuple(fields["transformations"])
-    return Manifest(
+    manifest = Manifest(
         **fields | {"modes": modes, "classes": classes, "transformations": transformations}
     )
+    _check_task(manifest)
+    return manifest
+
+
+def _check_task(manifest: Manifest) -> None:
+    """Raise ValueError where the manifest mixes tasks: an encoder with classes, a classifier's graph that embeds."""
+    task = manifest.task
+    if task not in ANSWERS:
+        raise ValueError(f"task {task!r} is not one of {list(ANSWERS)}")
+    if task == "classify" and not manifest.classes:
+        raise ValueError("there are no classes")
+    if task == "embed" and (manifest.classes or manifest.transformations):
+        raise ValueError("an encoder has neither classes nor transformations, and this one has")
+    for name, mode in manifest.modes.items():
+        found = [t for t in mode.outputs if t.name in ANSWERS.values()]
+        if [t.name for t in found] != [ANSWERS[task]]:
+            raise ValueError(
+                f"mode {name!r} answers with {[t.name for t in found]}, not with {ANSWERS[task]!r}"
+            )
+        sizes = found[0].shape[1:]
+        if len(sizes) != 1 or not isinstance(sizes[0], int) or sizes[0] < 1:
+            raise ValueError(f"mode {name!r} answers with the shape {found[0].shape}")
 
 
 def _json_type(field: dataclasses.Field[Any]) -> type:

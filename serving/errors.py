@@ -3,8 +3,9 @@
 {"error": {"code": "unknown_mode", "message": "...", "request_id": "..."}}
 
 400  malformed request: no image, several images, broken multipart, unknown or contradictory fields
-404, 405, 429, 503, 504  as HTTP means them
-413  more bytes or more pixels than the limit
+404  no such address; or classes asked of an encoder, embeddings of a classifier
+405, 429, 503, 504  as HTTP means them
+413  more bytes, more images or more pixels than the limit
 415  the bytes are not an image in a known format
 422  an image or a value that is understood and cannot be used: damaged, unknown mode, top_k out of range
 500  a fault of the server; the message says nothing else, the log says everything
@@ -53,9 +54,9 @@ class RequestError(Exception):
         self.code = code
 
 
-def from_image_error(error: ImageError) -> RequestError:
-    """What an unusable picture means over HTTP."""
-    return RequestError(_IMAGE_STATUS[error.code], error.code, str(error))
+def from_image_error(error: ImageError, which: str = "") -> RequestError:
+    """What an unusable picture means over HTTP. which: of several, the words before the message."""
+    return RequestError(_IMAGE_STATUS[error.code], error.code, f"{which}{error}")
 
 
 def from_status(status: int) -> RequestError:

@@ -1,8 +1,8 @@
-"""What a request to POST /predict says: one image, and how to answer.
+"""What a request to POST /predict or POST /embed says: one image or several, and how to answer.
 
-The image is the multipart field `image`, or the raw bytes of the body under any other content type: what the
+An image is the multipart field `image`, or the raw bytes of the body under any other content type: what the
 client declares is not trusted (curl --data-binary says it sends a form, many programs say octet-stream).
-`mode` and `top_k` may be given in the query or as form fields. Nothing here ever fetches an address.
+`mode`, `top_k` and `normalize` may be given in the query or as form fields. Nothing here ever fetches an address.
 """
 
 import json
@@ -13,11 +13,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from serving import multipart
 from serving.errors import REQUEST_ID, RequestError
-from serving.limits import MAX_REQUEST_BYTES
+from serving.limits import MAX_IMAGES, MAX_REQUEST_BYTES
 
 IMAGE = "image"
 OPTIONS = ("mode", "top_k")
+EMBED_OPTIONS = ("mode", "normalize")
 MAX_VALUE_CHARACTERS = 256
+_MAX_EMBED_PARTS = 1000  # so many that who sends too many images is told how many are allowed
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 _HOW = "send the file as the body, or as the multipart field 'image'"
 
@@ -49,6 +52,15 @@ class Form:
     top_k: int | None
 
 
+@dataclass(frozen=True)
+class EmbedForm:
+    """What the client wants embedded, and how; None where it leaves the choice to the server."""
+
+    images: tuple[bytes, ...]
+    mode: str | None
+    normalize: bool
+
+
 async def receive(request: Request) -> Received:
     """The request, with at most MAX_REQUEST_BYTES of body.
 
@@ -76,29 +88,49 @@ async def receive(request: Request) -> Received:
 
 
 def parse(received: Received) -> Form:
-    """The image and the options in a request.
+    """The image and the options in a request to classify.
 
     Raises:
         RequestError: no image, several images, malformed multipart, unknown, contradictory or malformed fields.
     """
+    images, fields = _read(received, multipart.MAX_PARTS)
+    if len(images) > 1:
+        raise RequestError(400, "several_images", f"{len(images)} images; send one image a request")
+    options = _options(fields, OPTIONS)
+    return Form(images[0], options.get("mode"), _top_k(options.get("top_k")))
+
+
+def parse_embed(received: Received) -> EmbedForm:
+    """The images, in their order, and the options in a request for embeddings.
+
+    Raises:
+        RequestError: no image, more than MAX_IMAGES, malformed multipart, unknown, contradictory or malformed fields.
+    """
+    images, fields = _read(received, _MAX_EMBED_PARTS)
+    if len(images) > MAX_IMAGES:
+        message = f"{len(images)} images; send at most {MAX_IMAGES} a request"
+        raise RequestError(413, "too_many_images", message)
+    options = _options(fields, EMBED_OPTIONS)
+    return EmbedForm(tuple(images), options.get("mode"), _normalize(options.get("normalize")))
+
+
+def _read(received: Received, max_parts: int) -> tuple[list[bytes], list[tuple[str, str]]]:
+    """The images and the other fields of a request, unread."""
     images, fields = [received.body], list(received.query)
     if received.content_type.partition(";")[0].strip().lower() == "multipart/form-data":
-        parts = multipart.split(received.body, received.content_type)
+        parts = multipart.split(received.body, received.content_type, max_parts=max_parts)
         images = [part.data for part in parts if part.name == IMAGE]
         fields += [(part.name, _text(part)) for part in parts if part.name != IMAGE]
     if not any(images):
         raise RequestError(400, "no_image", f"the request has no image (0 bytes); {_HOW}")
-    if len(images) > 1:
-        raise RequestError(400, "several_images", f"{len(images)} images; send one image a request")
-    options = _options(fields)
-    return Form(images[0], options.get("mode"), _top_k(options.get("top_k")))
+    return images, fields
 
 
-def _options(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+def _options(fields: Iterable[tuple[str, str]], known: tuple[str, ...]) -> dict[str, str]:
     options: dict[str, str] = {}
     for name, raw in fields:
-        if name not in OPTIONS:
-            names = [IMAGE, *OPTIONS]
+        if name not in known:
+            names = [IMAGE, *known]
             raise RequestError(400, "unknown_field", f"unknown field {name!r}; choose from {names}")
         value = _unquote(raw)
         if value is not None and options.setdefault(name, value) != value:
@@ -129,6 +161,15 @@ def _top_k(value: str | None) -> int | None:
     if not (value.isascii() and value.isdigit() and len(value) < 10):
         raise RequestError(422, "invalid_top_k", f"top_k is {value!r}; it must be a whole number")
     return int(value)
+
+
+def _normalize(value: str | None) -> bool:
+    if value is None:
+        return False
+    if value.lower() not in _TRUTH:
+        message = f"normalize is {value!r}; it must be true or false"
+        raise RequestError(422, "invalid_normalize", message)
+    return _TRUTH[value.lower()]
 
 
 def _text(part: multipart.Part) -> str:

@@ -14,6 +14,7 @@ How anything becomes RGB (docs/images.md says it for users):
 import io
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -29,6 +30,10 @@ MAX_PIXELS = 50_000_000  # a 50-megapixel picture is 150 MB of RGB; beyond it a 
 # What browsers, cameras and scanners write. Pillow knows more formats, some of which start other programs (EPS).
 # MPO, which some cameras write, is opened as the JPEG that it begins with.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# What their files are called, by which the images of a folder are known.
+EXTENSIONS = frozenset({
+    ".jpg", ".jpe", ".jfif", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif",
+})  # fmt: skip
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -154,6 +159,19 @@ def fit(image: Image.Image, spec: ImageSpec) -> Pixels:
 def from_array(array: NDArray[np.uint8]) -> Image.Image:
     """A Pillow image over an array of (H, W), (H, W, 1) grey or (H, W, 3) RGB uint8 pixels."""
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def images_below(root: Path) -> list[Path]:
+    """The files in a folder and the folders in it that are called like images, in order.
+
+    Hidden ones do not count (copies kept by notebooks, what macOS packs beside a picture).
+    """
+    return sorted(p for p in root.rglob("*") if _is_image(p.relative_to(root)) and p.is_file())
+
+
+def _is_image(path: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() in EXTENSIONS and not hidden
 
 
 def encode_png(image: Image.Image) -> bytes:

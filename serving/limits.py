@@ -1,10 +1,18 @@
-"""What a server allows itself and others: request size, answer length, processor threads."""
+"""What a server allows itself and others: the size of requests and batches, processor threads."""
 
 import math
 import os
 from pathlib import Path
 
+from serving.images import ImageSpec
+
 MAX_REQUEST_BYTES = 20 * 1024 * 1024  # one picture straight from a camera is rarely above 15 MB
+MAX_IMAGES = 64  # in one request for embeddings
+MAX_REQUEST_PIXELS = 200_000_000  # of its images together: a few kilobytes may hold 50 million
+
+# that go through a network at a time: the first layer of a ResNet-18 says 64 bytes a pixel, so 134 MB
+_BATCH_PIXELS = 2**21
+_BATCH_IMAGES = 64
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
@@ -21,6 +29,11 @@ def available_cpus() -> int:
     )
     quota = _cgroup_quota()
     return max(1, min(visible, math.ceil(quota))) if quota else visible
+
+
+def images_at_once(spec: ImageSpec) -> int:
+    """How many images go through a network at a time, so that they fit into memory whatever their size."""
+    return max(1, min(_BATCH_IMAGES, _BATCH_PIXELS // (spec.height * spec.width)))
 
 
 def _cgroup_quota() -> float | None:

@@ -12,6 +12,7 @@ from serving.predictor import ModeError, Predictor, mode_name, provider
 from serving.settings import Settings
 
 DEFAULT_TOP_K = 5
+ADDRESSES = {"classify": "/predict", "embed": "/embed"}  # where a bundle of each task answers
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ def classify(model: Model, image: bytes, mode: str | None, top_k: int | None) ->
     """What an encoded image shows, in the fields of schemas.Prediction.
 
     Raises:
-        RequestError: unusable image, unknown mode, or top_k out of range.
+        RequestError: the bundle does not classify, unusable image, unknown mode, or top_k out of range.
     """
+    require(model, "classify")
     manifest = model.predictor.manifest
-    name = _mode(model, mode)
+    name = mode_of(model, mode)
     count = _count(top_k, len(manifest.classes))
     start = time.perf_counter()
     try:
@@ -85,6 +87,7 @@ def describe(model: Model) -> dict[str, Any]:
         "name": manifest.name,
         "task": manifest.task,
         "classes": list(manifest.classes),
+        "dimensions": manifest.dimensions,
         "image": manifest.image,
         "transformations": list(manifest.transformations),
         "modes": {
@@ -103,7 +106,29 @@ def describe(model: Model) -> dict[str, Any]:
     }
 
 
-def _mode(model: Model, mode: str | None) -> str:
+def require(model: Model, task: str) -> None:
+    """Refuse what a bundle of that task would answer and this one does not.
+
+    Raises:
+        RequestError: the bundle is of another task.
+    """
+    manifest = model.predictor.manifest
+    if manifest.task == task:
+        return
+    what = {
+        "classify": "is a classifier and gives no embeddings",
+        "embed": "is an encoder and knows no classes",
+    }[manifest.task]
+    address = ADDRESSES[manifest.task]
+    raise RequestError(404, "wrong_task", f"{manifest.name} {what}; ask POST {address}")
+
+
+def mode_of(model: Model, mode: str | None) -> str:
+    """The mode to answer in: the server's default where none is asked for.
+
+    Raises:
+        RequestError: the bundle has no such mode.
+    """
     try:
         return model.predictor.mode_name(mode or model.default_mode)
     except ModeError as error:

@@ -7,7 +7,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from serving.errors import RequestError
 
-MAX_PARTS = 16
+MAX_PARTS = 16  # of a form with one image
 MAX_NAME_BYTES = 64
 
 
@@ -19,16 +19,16 @@ class Part:
     data: bytes
 
 
-def split(body: bytes, content_type: str) -> list[Part]:
+def split(body: bytes, content_type: str, *, max_parts: int = MAX_PARTS) -> list[Part]:
     """The parts of a body, in their order.
 
     Raises:
-        RequestError: no boundary, a malformed or truncated body, a part without a name, more than MAX_PARTS.
+        RequestError: no boundary, a malformed or truncated body, a part without a name, more than max_parts.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise _malformed("its content type has no boundary")
-    collector = _Collector()
+    collector = _Collector(max_parts)
     try:
         parser = MultipartParser(
             boundary,
@@ -53,7 +53,8 @@ def split(body: bytes, content_type: str) -> list[Part]:
 class _Collector:
     """The state between the parser's callbacks."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_parts: int) -> None:
+        self._max_parts = max_parts
         self.parts: list[Part] = []
         self.complete = False
         self._chunks: list[bytes] = []
@@ -62,8 +63,8 @@ class _Collector:
         self._name: str | None = None
 
     def begin(self) -> None:
-        if len(self.parts) == MAX_PARTS:
-            raise _malformed(f"it has more than {MAX_PARTS} parts")
+        if len(self.parts) == self._max_parts:
+            raise _malformed(f"it has more than {self._max_parts} parts")
         self._chunks, self._name, self._field, self._value = [], None, b"", b""
 
     def header_name(self, data: bytes, start: int, end: int) -> None:

@@ -1,4 +1,4 @@
-"""A bundle's graphs in onnxruntime sessions, one a mode: uint8 pictures in, probabilities out. Knows no HTTP.
+"""A bundle's graphs in onnxruntime sessions: uint8 pictures in, probabilities or embeddings out. Knows no HTTP.
 
 DeviceError    CUDA was asked for and the session would not really run on it
 ModeError      a mode the bundle does not have
@@ -13,15 +13,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from serving.bundle import Bundle, BundleError, Manifest, Mode, Tensor
+from serving.bundle import ANSWERS, INPUT, Bundle, BundleError, Manifest, Mode, Tensor
 from serving.images import ImageSpec, Pixels
 from serving.limits import available_cpus
 
 Device = Literal["auto", "cpu", "cuda"]
-Probabilities = NDArray[np.float32]
-
-INPUT = "images"
-PROBABILITIES = "probabilities"
+Answers = NDArray[np.float32]
 
 _log = logging.getLogger(__name__)
 
@@ -82,13 +79,14 @@ class Predictor:
         """
         return mode_name(self.manifest, name)
 
-    def predict(self, images: Pixels, mode: str) -> Probabilities:
-        """The classes' probabilities in one mode.
+    def predict(self, images: Pixels, mode: str) -> Answers:
+        """The classes' probabilities in one mode, or the embeddings if that is the bundle's task.
 
-        images: (B, H, W, 3) uint8 RGB of the bundle's image size. Returns (B, N) float32, each row sums to 1.
+        images: (B, H, W, 3) uint8 RGB of the bundle's image size. Returns (B, N) float32, each row sums to 1; or
+        (B, D) float32.
         """
-        (probabilities,) = self._sessions[mode].run([PROBABILITIES], {INPUT: images})
-        return np.asarray(probabilities, dtype=np.float32)
+        (answers,) = self._sessions[mode].run([ANSWERS[self.manifest.task]], {INPUT: images})
+        return np.asarray(answers, dtype=np.float32)
 
     def warm_up(self) -> None:
         """Run every loaded mode once, so that the first request does not pay for onnxruntime's set-up."""
@@ -150,14 +148,15 @@ def _agree(declared: Tensor, found: ort.NodeArg) -> bool:
 
 
 def _check_meaning(manifest: Manifest, spec: ImageSpec) -> None:
-    """Raise BundleError where a mode does not take the manifest's pictures or does not answer with its classes."""
+    """Raise BundleError where a mode does not take the manifest's pictures or does not answer as its task asks."""
     takes = (Tensor(INPUT, "uint8", (None, spec.height, spec.width, 3)),)
-    answers = Tensor(PROBABILITIES, "float32", (None, len(manifest.classes)))
+    size = len(manifest.classes) if manifest.dimensions is None else manifest.dimensions
+    answers = Tensor(ANSWERS[manifest.task], "float32", (None, size))
+    meant = "probabilities of its classes" if manifest.classes else f"embeddings of {size} numbers"
     for name, mode in manifest.modes.items():
         if mode.inputs != takes or answers not in mode.outputs:
             raise BundleError(
-                f"mode {name!r} does not turn the manifest's images into probabilities of its classes; "
-                "export the bundle again"
+                f"mode {name!r} does not turn the manifest's images into {meant}; export the bundle again"
             )
 
 
@@ -172,6 +171,12 @@ def mode_name(manifest: Manifest, name: str | None) -> str:
     if name not in manifest.modes:
         raise ModeError(f"unknown mode {name!r}; this bundle has {sorted(manifest.modes)}")
     return name
+
+
+def unit(vectors: Answers) -> Answers:
+    """The vectors scaled to length 1, so that their dot products are cosines; zeros stay zeros. (n, D) float32."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)  # (n, 1)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def provider(device: Device) -> str:

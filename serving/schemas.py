@@ -34,6 +34,17 @@ class Prediction(BaseModel):
     milliseconds: float = Field(ge=0, description="decoding and inference, without the network")
 
 
+class Embeddings(BaseModel):
+    """The vectors of one or several images."""
+
+    model: str = Field(description="the bundle's name")
+    mode: str = Field(description="the mode that answered")
+    dimensions: int = Field(ge=1, description="how many numbers a vector has")
+    normalized: bool = Field(description="whether every vector has length 1")
+    embeddings: list[list[float]] = Field(description="a vector for each image, in their order")
+    milliseconds: float = Field(ge=0, description="decoding and inference, without the network")
+
+
 class ModeInfo(BaseModel):
     """One way of answering."""
 
@@ -48,7 +59,10 @@ class ModelInfo(BaseModel):
 
     name: str
     task: str
-    classes: list[str]
+    classes: list[str] = Field(description="none of an encoder")
+    dimensions: int | None = Field(
+        default=None, description="how many numbers an embedding has; null of a classifier"
+    )
     image: dict[str, Any] = Field(description="the size and the resize rule of what the model sees")
     transformations: list[str]
     modes: dict[str, ModeInfo]
@@ -78,17 +92,11 @@ class ErrorAnswer(BaseModel):
     error: ErrorDetail
 
 
-class PredictInput(IODescriptor):  # type: ignore[misc]  # BentoML's SDK is not typed
-    """What POST /predict takes, as BentoML describes it to its clients; `form` does the reading.
+class AsReceived(IODescriptor):  # type: ignore[misc]  # BentoML's SDK is not typed
+    """What an address takes, as BentoML describes it to its clients; `form` does the reading.
 
     BentoML's own reading trusts the declared content type and fetches URLs that it finds in file fields.
     """
-
-    image: Path = Field(description="the encoded image: JPEG, PNG, WebP, ...")
-    mode: str | None = Field(
-        default=None, description="how to answer; the server's default if null"
-    )
-    top_k: int | None = Field(default=None, description="how many classes to name; 5 if null")
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: object) -> Any:
@@ -106,5 +114,28 @@ class PredictInput(IODescriptor):  # type: ignore[misc]  # BentoML's SDK is not 
         return schema
 
 
+class PredictInput(AsReceived):
+    """What POST /predict takes."""
+
+    image: Path = Field(description="the encoded image: JPEG, PNG, WebP, ...")
+    mode: str | None = Field(
+        default=None, description="how to answer; the server's default if null"
+    )
+    top_k: int | None = Field(default=None, description="how many classes to name; 5 if null")
+
+
+class EmbedInput(AsReceived):
+    """What POST /embed takes."""
+
+    image: list[Path] = Field(description="the encoded images: JPEG, PNG, WebP, ...")
+    mode: str | None = Field(
+        default=None, description="how to answer; the server's default if null"
+    )
+    normalize: bool | None = Field(
+        default=None, description="whether to scale every vector to length 1; not if null"
+    )
+
+
 # One positional argument, what from_http_request returns, instead of one for each field above.
 PredictInput.__root_input__ = True
+EmbedInput.__root_input__ = True

@@ -2,16 +2,18 @@
 
 on_deployment   in the starting process, before there are workers: one sentence if it cannot work
 __init__        in each worker: load the bundle once
-predict         POST /predict, in a thread of the worker, so that the event loop stays free
+predict, embed  POST /predict and POST /embed, in a thread of the worker, so that the event loop stays free
 """
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import bentoml
 from bentoml.exceptions import BentoMLException
 from starlette.responses import Response
 
-from serving import errors, form, model, packaging, pages, schemas, settings
+from serving import embedding, errors, form, model, packaging, pages, schemas, settings
 from serving.bundle import BundleError
 from serving.gate import Catch, GatedService
 from serving.predictor import DeviceError, ModeError
@@ -26,16 +28,33 @@ def _settings() -> settings.Settings:
         raise BentoMLException(str(error)) from None
 
 
-def answer(loaded: model.Model, request: form.Received | form.Refused) -> Response:
-    """What POST /predict answers to what was received."""
+Work = Callable[[model.Model, form.Received], dict[str, Any]]
+
+
+def classify(loaded: model.Model, request: form.Received) -> dict[str, Any]:
+    """What POST /predict answers, in the fields of schemas.Prediction."""
+    model.require(loaded, "classify")
+    wanted = form.parse(request)
+    return model.classify(loaded, wanted.image, wanted.mode, wanted.top_k)
+
+
+def embed(loaded: model.Model, request: form.Received) -> dict[str, Any]:
+    """What POST /embed answers, in the fields of schemas.Embeddings."""
+    model.require(loaded, "embed")
+    wanted = form.parse_embed(request)
+    return embedding.embed(loaded, wanted.images, wanted.mode, normalize=wanted.normalize)
+
+
+def answer(loaded: model.Model, request: form.Received | form.Refused, work: Work) -> Response:
+    """The answer that the work becomes, or an error in the one shape of all."""
     if isinstance(request, form.Refused):
         return errors.response(request.error, request.request_id)
     try:
-        wanted = form.parse(request)
-        prediction = model.classify(loaded, wanted.image, wanted.mode, wanted.top_k)
+        content = work(loaded, request)
     except errors.RequestError as error:
         return errors.response(error, request.request_id)
-    return Response(json.dumps(prediction, ensure_ascii=False), media_type="application/json")
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)  # NaN is no JSON
+    return Response(text, media_type="application/json")
 
 
 @bentoml.service(
@@ -50,7 +69,7 @@ def answer(loaded: model.Model, request: form.Received | form.Refused) -> Respon
 )
 @bentoml.asgi_app(pages.app, path="/")
 class Service:
-    """Classify images in one forward pass, or in several, by a switch."""
+    """Classify images in one forward pass, or in several, by a switch; or embed them."""
 
     def __init__(self) -> None:
         self._model = model.load(_settings())
@@ -59,7 +78,12 @@ class Service:
     @bentoml.api(input_spec=schemas.PredictInput, output_spec=schemas.Prediction)  # type: ignore[untyped-decorator]
     def predict(self, request: form.Received | form.Refused, /) -> Response:
         """The class that an image shows, and how sure the model is."""
-        return answer(self._model, request)
+        return answer(self._model, request, classify)
+
+    @bentoml.api(input_spec=schemas.EmbedInput, output_spec=schemas.Embeddings)  # type: ignore[untyped-decorator]
+    def embed(self, request: form.Received | form.Refused, /) -> Response:
+        """The vectors of one image or several, for search and for comparing."""
+        return answer(self._model, request, embed)
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod

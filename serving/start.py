@@ -56,11 +56,16 @@ def announcement(config: ServeConfig, loaded: model.Model) -> str:
     example = next(iter(loaded.predictor.manifest.samples), None)
     picture = "image.png" if example is None else config.bundle / example
     passes = [f"{name} ({mode['forward_passes']})" for name, mode in about["modes"].items()]
+    answers = (
+        f"{len(about['classes'])} classes"
+        if about["dimensions"] is None
+        else f"embeddings of {about['dimensions']} numbers"
+    )
     return (
-        f"{about['name']}: {len(about['classes'])} classes, on {about['device']}\n"
+        f"{about['name']}: {answers}, on {about['device']}\n"
         f"modes (forward passes): {', '.join(passes)}; default {about['default_mode']}\n"
         f"page: {url}/\n"
-        f"try:  curl --data-binary @{picture} {url}/predict\n"
+        f"try:  curl --data-binary @{picture} {url}{model.ADDRESSES[about['task']]}\n"
         "stop: Ctrl-C"
     )
 

@@ -1,7 +1,8 @@
 """A tiny bundle whose answers can be told by eye, made without torch: red, green or blue?
 
 The class is the softmax of the mean of each colour channel, scaled; `aggregated` turns the picture by quarters,
-which leaves a mean as it is, so all modes agree and only their cost differs.
+which leaves a mean as it is, so all modes agree and only their cost differs. Beside it one that embeds: a picture's
+embedding is the mean of each channel, in [0, 1].
 """
 
 import hashlib
@@ -25,6 +26,7 @@ _PIXELS = Tensor("images", "uint8", (None, SIZE, SIZE, 3))
 _PROBABILITIES = Tensor("probabilities", "float32", (None, len(CLASSES)))
 _VOTES = Tensor("per_transformation", "float32", (None, TURNS, len(CLASSES)))
 _COPIES = Tensor("copies", "uint8", (None, TURNS, SIZE, SIZE, 3))
+_EMBEDDINGS = Tensor("embeddings", "float32", (None, len(CLASSES)))
 _TYPES = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}
 
 
@@ -39,6 +41,22 @@ def write_bundle(folder: Path, **changes: object) -> Path:
         ),
     }
     write_manifest(folder, replace(_manifest(modes, _write_sample(folder)), **changes))  # type: ignore[arg-type]
+    return folder
+
+
+def write_embedder(folder: Path, **changes: object) -> Path:
+    """Write the bundle that embeds into a folder, which is made; changes replace fields of its manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    modes = {"embed": _write(folder, "embed", _means(), (_EMBEDDINGS,), 1)}
+    manifest = replace(
+        _manifest(modes, _write_sample(folder)),
+        name="means",
+        task="embed",
+        classes=(),
+        transformations=(),
+        default_mode="embed",
+    )
+    write_manifest(folder, replace(manifest, **changes))  # type: ignore[arg-type]
     return folder
 
 
@@ -95,6 +113,7 @@ def _info(tensor: Tensor) -> onnx.ValueInfoProto:
 def _constants() -> list[onnx.TensorProto]:
     values = {
         "scale": np.array(16 / 255, dtype=np.float32),
+        "to_unit": np.array(1 / 255, dtype=np.float32),
         "spatial": np.array([1, 2]),
         "copy_axis": np.array([1]),
         "turns": np.array([1, TURNS, 1]),
@@ -114,6 +133,15 @@ def _single() -> list[onnx.NodeProto]:
         helper.make_node("ReduceMean", ["values", "spatial"], ["means"], keepdims=0),
         helper.make_node("Mul", ["means", "scale"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+
+
+def _means() -> list[onnx.NodeProto]:
+    """images (B, H, W, 3) -> embeddings (B, D): D is 3, the mean of each channel."""
+    return [
+        helper.make_node("Cast", ["images"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["values", "spatial"], ["means"], keepdims=0),
+        helper.make_node("Mul", ["means", "to_unit"], ["embeddings"]),
     ]
 
 

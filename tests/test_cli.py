@@ -16,7 +16,7 @@ from PIL import Image
 
 import viewfold
 from serving import bundle
-from tests.bundles import write_bundle
+from tests.bundles import write_bundle, write_embedder
 from tests.runs import tiny_run, write_npz
 
 Command = Callable[..., str]
@@ -285,11 +285,48 @@ def test_usage_and_help_need_nothing_heavy():
         ["export", "--help"],
         ["evaluate", "--help"],
         ["report", "--help"],
+        ["embed", "--help"],
     ):
         command = [sys.executable, "-c", code.format(arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "usage" in done.stdout.lower()
+
+
+def test_embed_leaves_unreadable_files_out_and_ends_with_code_2_unless_told_otherwise(
+    refused: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    pictures(tmp_path / "photos")
+    (tmp_path / "photos" / "notes.jpg").write_text("no picture")
+    out = tmp_path / "out.npz"
+    arguments = ["embed", write_embedder(tmp_path / "bundle"), tmp_path / "photos", out]
+    said = refused(*arguments)
+    assert "1 of 5 images cannot be read and are left out" in said
+    assert "notes.jpg: not an image" in said
+    assert np.load(out)["paths"].tolist() == ["0.png", "1.png", "2.png", "3.png"]
+    assert "is there already; --overwrite" in refused(*arguments)
+    allowed = [*arguments, "--overwrite", "--skip-unreadable", "--normalize"]
+    monkeypatch.setattr(sys, "argv", ["viewfold", *map(str, allowed)])
+    with pytest.raises(SystemExit) as caught:
+        viewfold.main()
+    assert caught.value.code == 0
+    assert "notes.jpg" in capsys.readouterr().out
+    np.testing.assert_allclose(np.linalg.norm(np.load(out)["embeddings"], axis=1), 1, atol=1e-6)
+
+
+def test_embed_says_what_it_cannot_embed(refused: Command, tmp_path: Path):
+    encoder, out = write_embedder(tmp_path / "encoder"), tmp_path / "out.npz"
+    classifier = write_bundle(tmp_path / "classifier")
+    (tmp_path / "empty").mkdir()
+    assert "is a classifier's bundle" in refused("embed", classifier, tmp_path / "empty", out)
+    assert "has no images" in refused("embed", encoder, tmp_path / "empty", out)
+    assert "is not a bundle" in refused("embed", tmp_path / "empty", tmp_path / "empty", out)
+    flip_a_byte(encoder / "embed.onnx")
+    assert "export the bundle again" in refused("embed", encoder, tmp_path / "empty", out)
+    assert not out.exists()
 
 
 def test_a_full_disk_is_said_in_a_sentence(refused: Command, monkeypatch: pytest.MonkeyPatch):

@@ -132,6 +132,12 @@ def test_the_service_is_imported_without_torch_and_without_a_bundle(tmp_path: Pa
     assert done.returncode == 0, done.stderr
 
 
+def test_folders_are_embedded_without_torch_and_without_what_serves():
+    blocked = blocking(FORBIDDEN["serving"] | {"training", "export", "bentoml", "starlette"})
+    done = run_python(blocked + "import serving.offline")
+    assert done.returncode == 0, done.stderr
+
+
 def test_only_the_charts_of_a_report_draw():
     drawing = {
         path.name

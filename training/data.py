@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.images import EXTENSIONS, images_below
 from training import torchvision_sets
 from training.config import DataConfig
 from training.errors import DataError
@@ -26,22 +27,6 @@ SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"),
 MAX_LABEL = (
     999_999  # beyond it a label is a number gone wrong, and a list of classes would fill the memory
 )
-EXTENSIONS = {
-    ".jpg",
-    ".jpe",
-    ".jfif",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".jp2",
-    ".avif",
-}
 
 
 def load(config: DataConfig) -> Dataset:
@@ -222,9 +207,7 @@ def _folder_split(folder: Path, classes: list[str]) -> Split:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = sorted(
-            p for p in (folder / name).rglob("*") if is_image(p.relative_to(folder)) and p.is_file()
-        )
+        files = images_below(folder / name)
         paths += files
         labels += [label] * len(files)
     empty = [name for label, name in enumerate(classes) if label not in set(labels)]
@@ -233,12 +216,6 @@ def _folder_split(folder: Path, classes: list[str]) -> Split:
             f"{folder}: no images ({', '.join(sorted(EXTENSIONS))}) for the classes {empty[:5]}"
         )
     return split_of(FilePictures(paths), labels)
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file counts; hidden ones do not (copies kept by notebooks, what macOS packs beside a picture)."""
-    hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in EXTENSIONS and not hidden
 
 
 FILE_SOURCES: dict[str, Callable[[Path, DataConfig], Dataset]] = {"npz": _npz, "folder": _folder}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from serving.images import EXTENSIONS, images_below
 from training import data
 from training.config import DataConfig
 from training.errors import ConfigError, DataError
@@ -62,10 +63,10 @@ def _has_class_folders(root: Path) -> bool:
 def _any_images(root: Path, config: DataConfig) -> Pool:
     if not root.is_dir():
         raise DataError(f"{root} is no folder; folder: takes a folder of images")
-    found = sorted(p for p in root.rglob("*") if data.is_image(p.relative_to(root)) and p.is_file())
+    found = images_below(root)
     if len(found) < 2:
         raise DataError(
-            f"{root}: {len(found)} images ({', '.join(sorted(data.EXTENSIONS))}); "
+            f"{root}: {len(found)} images ({', '.join(sorted(EXTENSIONS))}); "
             "an encoder learns from at least 2"
         )
     whole = split_of(FilePictures(found), [0] * len(found))

@@ -11,11 +11,12 @@ import numpy as np
 import onnx
 import pytest
 
-from export import bundle, convert, verify
+from export import bundle, convert, examples, provenance, verify
 from export.bundle import export
 from export.config import ExportConfig
 from export.errors import ExportError, TargetError, VerificationError
 from export.graphs import OnePass, Signature
+from export.target import target
 from serving import bundle as contract
 from serving.predictor import Predictor
 from tests.runs import tiny_run, write_npz
@@ -76,11 +77,11 @@ def test_manifest_says_how_well_the_graphs_agree_with_torch(exported: Path):
 
 def test_manifest_says_whose_weights_a_fine_tuned_run_began_with(trained: Run, tmp_path: Path):
     tuned = tiny_run(tmp_path, objective="baseline", weights=trained.folder)
-    provenance = bundle._provenance(checkpoint.open_run(tuned.folder))
-    assert provenance["pretrained_weights"]["source"] == "viewfold"
-    assert provenance["pretrained_weights"]["data"] == "npz:colours.npz"
-    assert provenance["config"]["weights"] == "run"
-    assert str(trained.folder.parent) not in json.dumps(provenance)
+    told = provenance.provenance(checkpoint.open_run(tuned.folder))
+    assert told["pretrained_weights"]["source"] == "viewfold"
+    assert told["pretrained_weights"]["data"] == "npz:colours.npz"
+    assert told["config"]["weights"] == "run"
+    assert str(trained.folder.parent) not in json.dumps(told)
 
 
 def test_manifest_tells_no_paths(exported: Path, trained: Run):
@@ -164,8 +165,8 @@ def test_validation_images_stand_in_for_data_that_has_changed(
         arrays |= {name: arrays[name][:15] for name in ("test_images", "test_labels")}
     np.savez(tmp_path / "colours.npz", **arrays)
     moved = dataclasses.replace(run, config=dataclasses.replace(run.config, data=settings))
-    examples = bundle._examples(moved, None, Progress())
-    assert examples.what == "12 validation images of npz:colours.npz"
+    found = examples.of_classifier(moved, None, Progress())
+    assert found.what == "12 validation images of npz:colours.npz"
     assert "when" in capsys.readouterr().out
 
 
@@ -260,7 +261,7 @@ def test_overwrite_after_an_export_that_was_killed_at_its_end(exported: Path, tm
     for name in ("bundle", ".bundle.old"):
         shutil.copytree(exported, tmp_path / name)
     settings = ExportConfig(tmp_path, tmp_path / "bundle", overwrite=True)
-    with bundle._target(settings) as part:
+    with target(settings) as part:
         (part / "new").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert (tmp_path / "bundle" / "new").exists()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serving.bundle import FORMAT, MANIFEST, BundleError, encode, parse, read
-from tests.bundles import write_bundle, write_manifest
+from tests.bundles import write_bundle, write_embedder, write_manifest
 
 
 def altered(text: str, change: Callable[[dict[str, Any]], object]) -> str:
@@ -129,6 +129,62 @@ def test_malformed_manifest_is_one_sentence(
     path = write_bundle(tmp_path) / MANIFEST
     path.write_text(altered(path.read_text(), change))
     with pytest.raises(BundleError, match="malformed"):
+        read(tmp_path)
+
+
+def test_bundle_that_embeds_says_how_many_numbers(tmp_path: Path, colours: Path):
+    manifest = read(write_embedder(tmp_path)).manifest
+    assert (manifest.task, manifest.classes, list(manifest.modes)) == ("embed", (), ["embed"])
+    assert (manifest.answer.name, manifest.dimensions) == ("embeddings", 3)
+    assert parse(encode(manifest)) == manifest
+    assert read(colours).manifest.dimensions is None
+
+
+def rename_outputs(content: dict[str, Any], name: str) -> None:
+    for mode in content["modes"].values():
+        mode["outputs"][0]["name"] = name
+
+
+def reshape_outputs(content: dict[str, Any], shape: list[Any]) -> None:
+    for mode in content["modes"].values():
+        mode["outputs"][0]["shape"] = shape
+
+
+@pytest.mark.parametrize(
+    ("write", "change", "said"),
+    [
+        (write_bundle, lambda content: content.update(task="embed"), "neither classes nor"),
+        (
+            write_bundle,
+            lambda content: content.update(task="embed", classes=[], transformations=[]),
+            r"answers with \['probabilities'\], not with 'embeddings'",
+        ),
+        (write_bundle, lambda content: rename_outputs(content, "embeddings"), "not with 'prob"),
+        (write_bundle, lambda content: rename_outputs(content, "logits"), r"answers with \[\]"),
+        (write_embedder, lambda content: content.update(task="classify"), "there are no classes"),
+        (
+            write_embedder,
+            lambda content: content.update(task="classify", classes=["a", "b", "c"]),
+            "not with 'probabilities'",
+        ),
+        (write_embedder, lambda content: content.update(classes=["cat"]), "neither classes nor"),
+        (write_embedder, lambda content: content.update(transformations=["identity"]), "neither"),
+        (write_embedder, lambda content: rename_outputs(content, "probabilities"), "not with 'emb"),
+        (write_embedder, lambda content: reshape_outputs(content, [None]), "the shape"),
+        (write_embedder, lambda content: reshape_outputs(content, [None, None]), "the shape"),
+        (write_embedder, lambda content: reshape_outputs(content, [None, 0]), "the shape"),
+        (write_embedder, lambda content: reshape_outputs(content, [None, 3, 3]), "the shape"),
+    ],
+)
+def test_manifest_that_mixes_tasks_is_refused(
+    tmp_path: Path,
+    write: Callable[[Path], Path],
+    change: Callable[[dict[str, Any]], object],
+    said: str,
+):
+    path = write(tmp_path) / MANIFEST
+    path.write_text(altered(path.read_text(), change))
+    with pytest.raises(BundleError, match=f"malformed.*{said}"):
         read(tmp_path)
 
 

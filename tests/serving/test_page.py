@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.bundles import write_embedder
 from tests.pictures import GREEN, RED, plain
 from tests.serving.test_server import free_port, serving, start_command
 
@@ -86,3 +87,35 @@ def test_page_can_be_used_with_the_keyboard(page: Any):
     assert page.evaluate("document.activeElement.value") == "distilled"
     page.keyboard.press("ArrowRight")
     assert page.locator("input[name=mode]:checked").get_attribute("value") == "single"
+
+
+@pytest.fixture
+def embedder(tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    bundle = write_embedder(tmp_path / "means")
+    with serving(start_command(bundle, port, device="cpu"), port, tmp_path / "log") as started:
+        yield started
+
+
+def test_encoder_shows_the_vector_as_bars_and_numbers(embedder: str, page: Any, tmp_path: Path):
+    page.goto(embedder)
+    page.get_by_text("embeddings of 3 numbers").wait_for()
+    upload(page, plain((255, 51, 0)))
+    page.get_by_text("1.0000, 0.2000, 0.0000").wait_for()
+    assert page.locator("#label").inner_text() == "3 numbers"
+    assert page.locator("#bar").get_attribute("d").startswith("M0 0V-1h1V0ZM1 0V-0.2")
+    assert page.locator("#top li").count() == 0
+    page.get_by_label("normalize: length 1").check()
+    page.get_by_text("0.9806, 0.1961, 0.0000").wait_for()
+    page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
+    assert "/embed?mode=embed" in page.locator("#curl").inner_text()
+    upload(page, b"not an image", "fake.png")
+    page.get_by_role("alert").filter(has_text="not an image in a known format").wait_for()
+    assert ["415" in complaint for complaint in page.complaints] == [True]
+
+
+def test_classifier_offers_no_options_of_an_encoder(page: Any):
+    assert not page.get_by_label("normalize: length 1").is_visible()
+    upload(page, plain(GREEN))
+    page.get_by_text("distilled: 1 pass,").wait_for()
+    assert not page.locator("#bars").is_visible()

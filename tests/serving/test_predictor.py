@@ -9,7 +9,7 @@ import pytest
 from serving import predictor
 from serving.bundle import Bundle, BundleError, Tensor, file_sha256, read
 from serving.predictor import DeviceError, ModeError, Predictor, mode_name
-from tests.bundles import SIZE, write_bundle, write_manifest
+from tests.bundles import SIZE, write_bundle, write_embedder, write_manifest
 from tests.pictures import BLUE, GREEN, RED
 
 
@@ -43,6 +43,33 @@ def test_probabilities_are_the_softmax_of_the_scaled_means(loaded: Predictor):
     logits = np.array(RED) * 16 / 255
     expected = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(loaded.predict(images(RED), "single")[0], expected, atol=1e-5)
+
+
+def test_embeddings_are_what_the_graph_says(tmp_path: Path):
+    embedder = Predictor(read(write_embedder(tmp_path)), device="cpu")
+    found = embedder.predict(images(RED, GREEN), "embed")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.array([RED, GREEN]) / 255, atol=1e-6)
+
+
+def test_embeddings_of_another_size_than_the_graphs_are_refused(tmp_path: Path):
+    manifest = read(write_embedder(tmp_path)).manifest
+    wider = (Tensor("embeddings", "float32", (None, 4)),)
+    mode = replace(manifest.modes["embed"], outputs=wider)
+    write_manifest(tmp_path, replace(manifest, modes={"embed": mode}))
+    with pytest.raises(BundleError, match=r"embed\.onnx: its outputs are not those"):
+        Predictor(read(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize("outputs", [("float16", 3), ("float32", 4)])
+def test_modes_that_embed_otherwise_are_refused(tmp_path: Path, outputs: tuple[str, int]):
+    manifest = read(write_embedder(tmp_path)).manifest
+    other = replace(
+        manifest.modes["embed"], outputs=(Tensor("embeddings", outputs[0], (None, outputs[1])),)
+    )
+    write_manifest(tmp_path, replace(manifest, modes={**manifest.modes, "half": other}))
+    with pytest.raises(BundleError, match=r"mode 'half' does not turn.*embeddings of 3 numbers"):
+        Predictor(read(tmp_path), device="cpu")
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])

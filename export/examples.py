@@ -1,0 +1,109 @@
+"""The pictures of a run that its bundle is verified on, and those that travel with it."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from export import verify
+from serving.bundle import file_sha256
+from serving.images import Pixels, encode_png
+from training import checkpoint, data
+from training.batches import ResidentBatches, prepare
+from training.checkpoint import Run
+from training.config import DataConfig
+from training.errors import ConfigError, DataError
+from training.pool import load_pool
+from training.progress import Progress
+from training.resume import load_again
+from training.splits import ArrayPictures, Split, split_of
+
+SAMPLES = 10  # example images in a bundle, one a class as far as they go
+
+# the split that a bundle is verified on, of the data that those settings name
+Read = Callable[[Run[Any], DataConfig], Split]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled pictures to verify on. what: in words, for the manifest."""
+
+    split: Split
+    batches: Any
+    what: str
+
+
+def of_classifier(run: Run, data_dir: Path | None, progress: Progress) -> Examples:
+    """The test split that a classifier was judged on; where it is not at hand, the images that the run keeps."""
+
+    def read(run: Run[Any], settings: DataConfig) -> Split:
+        return load_again(run, settings).test
+
+    return _examples(run, data_dir, progress, name="test", place=2, read=read)
+
+
+def of_encoder(run: Run[Any], data_dir: Path | None, progress: Progress) -> Examples:
+    """The images that an encoder did not learn from; where they are not at hand, those that the run keeps."""
+
+    def read(run: Run[Any], settings: DataConfig) -> Split:
+        pool = load_pool(settings, unlabelled=getattr(run.config, "unlabelled", False))
+        if pool.classes != run.problem.classes:
+            raise DataError(f"{pool.name} has other classes than when {run.folder} began")
+        return pool.val
+
+    return _examples(run, data_dir, progress, name="validation", place=1, read=read)
+
+
+def _examples(
+    run: Run[Any], data_dir: Path | None, progress: Progress, *, name: str, place: int, read: Read
+) -> Examples:
+    """What `read` gives, where it is as it was. place: of the split in `problem.counts`."""
+    settings = run.config.data
+    if data_dir is not None:
+        settings = dataclasses.replace(settings, data_dir=data_dir)
+    bare = data.bare_name(settings.data)
+    try:
+        split, batches = prepare(
+            read(run, settings), name, run.problem.image, settings, torch.device("cpu"), progress
+        )
+        if len(split) != run.problem.counts[place]:
+            raise DataError(
+                f"{settings.data} has {len(split)} {name} images, but {run.problem.counts[place]} when "
+                f"{run.folder} began"
+            )
+        return Examples(split, batches, f"{len(split)} {name} images of {bare}")
+    except (DataError, ConfigError) as error:
+        if data_dir is not None:
+            raise
+        progress.say(f"the data is not at hand as it was ({error})")
+    images, labels = checkpoint.read_validation_images(run)
+    kept = split_of(ArrayPictures(images.numpy()), labels.numpy())
+    return Examples(
+        kept, ResidentBatches(images, labels), f"{len(labels)} validation images of {bare}"
+    )
+
+
+def real_images(run: Run[Any]) -> Pixels:
+    """Kept validation images, repeated if there are fewer than the largest batch to verify."""
+    images, _ = checkpoint.read_validation_images(run)
+    return np.resize(images.numpy(), (max(len(images), *verify.BATCHES), *images.shape[1:]))
+
+
+def write_samples(run: Run[Any], folder: Path) -> dict[str, str]:
+    """A few validation images as PNG files, one a class, where the data may be passed on: {file: sha256}."""
+    if not data.may_be_passed_on(run.config.data.data):
+        return {}
+    images, labels = checkpoint.read_validation_images(run)
+    (folder / "samples").mkdir()
+    written = {}
+    for label in labels.unique().tolist()[:SAMPLES]:
+        first = images[labels == label][0].numpy()
+        path = folder / "samples" / f"{run.problem.classes[label]}.png"
+        path.write_bytes(encode_png(Image.fromarray(first)))
+        written[f"samples/{path.name}"] = file_sha256(path)
+    return written

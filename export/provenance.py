@@ -1,0 +1,37 @@
+"""Where a model comes from, as its bundle's manifest says it: names no path of this machine."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from training import data
+from training.checkpoint import Run
+from training.config import DataConfig, TrainConfig
+from training.config_json import to_dict
+from training.teacher import has_teacher, open_kept
+
+
+def provenance(run: Run[Any]) -> dict[str, Any]:
+    """The data, the weights that training began with, the seed, the settings and the versions of a run."""
+    taught = isinstance(run.config, TrainConfig) and has_teacher(run)
+    learnt_from = open_kept(run).problem.pretrained_weights if taught else None
+    return {
+        "data": data.bare_name(run.config.data.data),
+        "pretrained_weights": run.problem.pretrained_weights,
+        "teacher_pretrained_weights": learnt_from,
+        "seed": run.config.seed,
+        "config": to_dict(_without_paths(run.config)),
+        "versions": run.problem.versions,
+    }
+
+
+def _without_paths(config: Any) -> Any:
+    bare = dataclasses.replace(
+        config.data, data=data.bare_name(config.data.data), data_dir=DataConfig().data_dir
+    )
+    config = dataclasses.replace(config, data=bare, out=None)
+    if not isinstance(config, TrainConfig):
+        return config
+    weights = None if config.weights is None else Path(config.weights.name)
+    teacher = None if config.teacher is None else Path(config.teacher).name
+    return dataclasses.replace(config, weights=weights, teacher=teacher)
