@@ -15,6 +15,7 @@ from serving.start import ServeConfig
 from training import data, torchvision_sets
 from training.backbones import BACKBONES
 from training.config import ReportConfig, TrainConfig
+from training.pretrain_config import PretrainConfig
 from training.transformations import FACTORS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +61,7 @@ def help_of(config: type, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_flags_of_the_readme_exist(capsys: pytest.CaptureFixture[str]):
-    configs = (TrainConfig, EvaluateConfig, ReportConfig, ServeConfig)
+    configs = (TrainConfig, PretrainConfig, EvaluateConfig, ReportConfig, ServeConfig)
     helps = "".join(help_of(config, capsys) for config in configs)
     for flag in set(re.findall(r"`(--[\w.-]+)", README)):
         assert flag in helps, flag
@@ -86,10 +87,12 @@ def test_targets_of_the_documents_exist():
 
 def test_every_file_of_the_packages_is_in_the_architecture():
     text = (ROOT / "docs" / "architecture.md").read_text()
-    for package in ("training", "export", "serving"):
-        section = text.split(f"### {package}:")[1].split("### ")[0]
+    sections = [part.partition("\n") for part in text.split("\n### ")[1:]]
+    for package in ("training", "training/ssl", "export", "serving"):
+        own = re.compile(rf"{package}[:,]")
+        rows = "".join(body for title, _, body in sections if own.match(title))
         for path in (ROOT / package).glob("*.py"):
-            assert path.name == "__init__.py" or f"`{path.name}`" in section, path
+            assert path.name == "__init__.py" or f"`{path.name}`" in rows, path
 
 
 def test_about_twenty_torchvision_sets_are_known():
