@@ -1,9 +1,9 @@
-"""What AugSelf does to an encoder's transfer, at a size for a CPU: `python -m benchmarks.augself --data DIR`.
+"""What AugSelf does to an encoder's transfer: `python -m benchmarks.augself augself-small --data DIR`.
 
-DIR holds tiny-imagenet-50, flowers17 and dtd10 as folders. Pretrains on a part of the first at 32 pixels, with and
-without AugSelf; then linear probes on the two others, and how well the views can be told from the features. One
-(row, seed) at a time, into benchmarks/results/augself-small.json: what is there is not done again; runs go on where
-they were interrupted. Two processes may share the work. Views, probes and heads choose nothing by a test split.
+DIR holds tiny-imagenet-50, flowers17 and dtd10 as folders. Pretrains on the first, with and without AugSelf; then
+linear probes on the two others, and how well the views can be told from the features. `augself-small` is of a size
+for a CPU, `augself` for a GPU. One (row, seed) at a time, into benchmarks/results/NAME.json: what is there is not
+done again; runs go on where they were interrupted. Two processes may share the work. No test split chooses anything.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from training.awareness import measure
 from training.checkpoint import Run
 from training.config import DataConfig, OptimConfig
 from training.config_json import to_dict
-from training.device import describe
 from training.frozen import load_encoder
 from training.pool import load_pool
 from training.pretrain import pretrain
@@ -31,13 +30,11 @@ from training.probe_config import ProbeConfig
 from training.progress import Progress
 from training.provenance import versions
 
-NAME = "augself-small"
-SEEDS = (0, 1, 2, 3, 4)
 PRETRAINED_ON = "tiny-imagenet-50"
 DOWNSTREAM = ("flowers17", "dtd10")
 AWARE = "crop=1.0,color=1.0"  # the paper's
 
-SIMSIAM = PretrainConfig(
+SMALL = PretrainConfig(
     data=DataConfig(image_size=32, train_images=10_000),
     optim=OptimConfig(nesterov=False, weight_decay=5e-4, warmup=0.0),
     settings=MethodConfig(hidden=512, projection=512),
@@ -46,14 +43,57 @@ SIMSIAM = PretrainConfig(
     epochs=60,
     batch_size=256,
 )
-SIMCLR = dataclasses.replace(SIMSIAM, method="simclr", settings=MethodConfig())
-ROWS = {
-    "simsiam": SIMSIAM,
-    "simsiam + augself": dataclasses.replace(SIMSIAM, augself=AWARE),
-    "simclr": SIMCLR,
-    "simclr + augself": dataclasses.replace(SIMCLR, augself=AWARE),
-}
+# the paper's recipe for STL-10, on other images
+LARGE = PretrainConfig(
+    data=DataConfig(image_size=64),
+    optim=OptimConfig(nesterov=False, weight_decay=5e-4, warmup=0.0),
+    method="simsiam",
+    backbone="timm/resnet18",
+    epochs=200,
+    batch_size=256,
+)
 PAIRS = (("simsiam + augself", "simsiam"), ("simclr + augself", "simclr"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Rows of a table, seed and place of the data aside."""
+
+    rows: dict[str, PretrainConfig]
+    seeds: tuple[int, ...]
+
+
+def with_and_without(simsiam: PretrainConfig, seeds: tuple[int, ...]) -> Experiment:
+    """SimSiam and SimCLR, plain and with AugSelf."""
+    simclr = dataclasses.replace(simsiam, method="simclr", settings=MethodConfig())
+    rows = {
+        "simsiam": simsiam,
+        "simsiam + augself": dataclasses.replace(simsiam, augself=AWARE),
+        "simclr": simclr,
+        "simclr + augself": dataclasses.replace(simclr, augself=AWARE),
+    }
+    return Experiment(rows, seeds)
+
+
+def tiny(experiment: Experiment) -> Experiment:
+    """The same rows, each over in seconds; what they measure means nothing."""
+    rows = {
+        row: dataclasses.replace(
+            config,
+            data=DataConfig(image_size=16, train_images=100),
+            backbone="resnet8",
+            epochs=1,
+            batch_size=32,
+        )
+        for row, config in experiment.rows.items()
+    }
+    return Experiment(rows, (0,))
+
+
+EXPERIMENTS = {
+    "augself-small": with_and_without(SMALL, (0, 1, 2, 3, 4)),
+    "augself": with_and_without(LARGE, (0, 1, 2)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,39 +110,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("experiment", choices=sorted(EXPERIMENTS))
     parser.add_argument("--data", type=Path, required=True, help="the folder of the three sets")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--rows", nargs="+", default=tuple(ROWS))
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these of the experiment's seeds")
+    parser.add_argument("--rows", nargs="+", help="only these of the experiment's rows")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
     parser.add_argument("--runs", type=Path, default=Place.runs, help="where runs are kept")
     parser.add_argument("--results", type=Path, default=Place.results, help="a folder")
     settings = parser.parse_args()
     torch.set_num_threads(settings.threads)
     place = Place(settings.data, settings.results, settings.runs)
-    for seed in settings.seeds:
-        for row in settings.rows:
-            if not obtain(row, seed, place):
+    experiment = EXPERIMENTS[settings.experiment]
+    for seed in settings.seeds or experiment.seeds:
+        for row in settings.rows or experiment.rows:
+            if not obtain(settings.experiment, row, seed, place):
                 raise SystemExit("interrupted; the same command goes on")
 
 
-def obtain(row: str, seed: int, place: Place) -> bool:
+def obtain(name: str, row: str, seed: int, place: Place) -> bool:
     """Have the result of a row and seed among the results. Returns False if pretraining was interrupted."""
-    content = read_results(place)
+    content = read_results(name, place)
     if any(e["row"] == row and e["seed"] == seed for e in content["runs"]):
         return True
-    run = pretrained(row, seed, place)
+    run = pretrained(name, row, seed, place)
     if not run.complete:
         return False
-    probes = {name: probed(run, name, place) for name in DOWNSTREAM}
+    probes = {other: probed(run, other, place) for other in DOWNSTREAM}
     add(
+        name,
         {
             "row": row,
             "seed": seed,
             "pretraining": run.result(),
-            "probes": {name: found.result() for name, found in probes.items()},
+            "probes": {other: found.result() for other, found in probes.items()},
             "awareness": aware(run, place),
             "threads": torch.get_num_threads(),
-            "hardware": describe(torch.device("cpu")),
+            "hardware": run.result()["hardware"],
             "versions": versions(),
         },
         place,
@@ -110,12 +153,12 @@ def obtain(row: str, seed: int, place: Place) -> bool:
     return True
 
 
-def pretrained(row: str, seed: int, place: Place) -> Run[PretrainConfig]:
+def pretrained(name: str, row: str, seed: int, place: Place) -> Run[PretrainConfig]:
     """The encoder: made, or gone on with."""
-    out = place.runs / f"{NAME}-{row.replace(' + ', '-')}-seed{seed}"
+    out = place.runs / f"{name}-{row.replace(' + ', '-')}-seed{seed}"
     if (out / "SHA256SUMS").exists():
         return pretrain(PretrainConfig(resume=out))
-    config = ROWS[row]
+    config = EXPERIMENTS[name].rows[row]
     data = dataclasses.replace(config.data, data=f"folder:{place.data / PRETRAINED_ON}")
     return pretrain(dataclasses.replace(config, data=data, seed=seed, out=out))
 
@@ -139,30 +182,35 @@ def aware(run: Run[PretrainConfig], place: Place) -> dict[str, Any]:
     return measure(encoder, images.train, images.val, ViewsConfig(), seed=run.config.seed)
 
 
-def read_results(place: Place) -> dict[str, Any]:
+def read_results(name: str, place: Place) -> dict[str, Any]:
     """The results so far; those of rows whose settings have changed do not count."""
-    path = place.results / f"{NAME}.json"
+    path = place.results / f"{name}.json"
     if not path.is_file():
         return {"runs": []}
     content: dict[str, Any] = json.loads(path.read_text())
-    same = {row for row, config in ROWS.items() if content["configs"].get(row) == _plain(config)}
+    same = {
+        row
+        for row, config in EXPERIMENTS[name].rows.items()
+        if content["configs"].get(row) == _plain(config)
+    }
     return content | {"runs": [e for e in content["runs"] if e["row"] in same]}
 
 
-def add(entry: dict[str, Any], place: Place) -> None:
+def add(name: str, entry: dict[str, Any], place: Place) -> None:
     """Write a result into the results, and the tables made of them."""
-    path = place.results / f"{NAME}.json"
+    path = place.results / f"{name}.json"
     with alone(path):
         runs = [
             e
-            for e in read_results(place)["runs"]
+            for e in read_results(name, place)["runs"]
             if (e["row"], e["seed"]) != (entry["row"], entry["seed"])
         ]
         runs.append(entry)
-        runs.sort(key=lambda e: (list(ROWS).index(e["row"]), e["seed"]))
+        rows = EXPERIMENTS[name].rows
+        runs.sort(key=lambda e: (list(rows).index(e["row"]), e["seed"]))
         content = {
-            "command": "python -m benchmarks.augself",
-            "configs": {row: _plain(config) for row, config in ROWS.items()},
+            "command": f"python -m benchmarks.augself {name}",
+            "configs": {row: _plain(config) for row, config in rows.items()},
             "table": table(runs),
             "comparisons": compare(runs),
             "runs": runs,
@@ -180,7 +228,7 @@ def numbers(entry: dict[str, Any]) -> dict[str, float]:
 def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean and 95 % interval over the seeds of every number, a line a row."""
     lines = []
-    for row in ROWS:
+    for row in dict.fromkeys(entry["row"] for entry in runs):
         found = [numbers(entry) for entry in runs if entry["row"] == row]
         if found:
             values = {key: interval([each[key] for each in found]) for key in found[0]}

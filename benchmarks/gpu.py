@@ -1,6 +1,7 @@
-"""The programme for a GPU, in steps that end within a limit: `python -m benchmarks.gpu --data npz:cifar10.npz`.
+"""The programmes for a GPU, in steps that end within a limit: `python -m benchmarks.gpu sla --data npz:cifar10.npz`.
 
-Does what is missing, the most valuable first, one seed first, until --limit-s is over; the run in progress is
+`sla`, or `augself` (--data DIR, of benchmarks.augself). Does what is missing, the most valuable first, one seed
+first, until --limit-s is over; the run in progress is
 then saved and the next call goes on with it, on this machine or on another that has --runs and --results.
 --tiny does all of it at a size for a CPU, with results that mean nothing, to see that every step works.
 """
@@ -14,7 +15,7 @@ import sys
 import threading
 from pathlib import Path
 
-from benchmarks import accuracy
+from benchmarks import accuracy, augself
 from benchmarks.accuracy import Place
 from benchmarks.experiments import EXPERIMENTS, Experiment, tiny
 
@@ -39,24 +40,51 @@ def main() -> None:
     )
     parser.add_argument("--limit-s", type=float, default=520.0, help="stop after this many seconds")
     parser.add_argument("--tiny", action="store_true", help="at a size for a CPU, to try the steps")
+    parser.add_argument("programme", choices=sorted(PROGRAMMES))
     accuracy.add_place(parser)
     settings = parser.parse_args()
     place = Place(settings.results, settings.runs, settings.data)
-    if settings.tiny:
-        for name in {name for name, _ in PROGRAMME}:
-            EXPERIMENTS[name] = shrunk(EXPERIMENTS[name])
     # asked to stop, the training loop saves and returns; between two runs there is nothing to save
     signal.signal(signal.SIGTERM, over)
     limit = threading.Timer(settings.limit_s, os.kill, (os.getpid(), signal.SIGTERM))
     limit.daemon = True
     limit.start()
-    speed(place, tiny=settings.tiny)
+    PROGRAMMES[settings.programme](place, settings.tiny)
+    limit.cancel()
+
+
+def sla(place: Place, tiny: bool) -> None:
+    """Training speed, then the classifiers."""
+    if tiny:
+        for name in {name for name, _ in PROGRAMME}:
+            EXPERIMENTS[name] = shrunk(EXPERIMENTS[name])
+    speed(place, tiny=tiny)
     for seed in EXPERIMENTS["cifar10"].seeds:
         for name, row in PROGRAMME:
             print(f"== {name}: {row}, seed {seed}", flush=True)
             if not accuracy.obtain(name, row, seed, place):
                 over()
-    limit.cancel()
+
+
+def encoders(place: Place, tiny: bool) -> None:
+    """AugSelf: every row with the first seed, then every row with the second.
+
+    Raises:
+        SystemExit: there is no --data.
+    """
+    if place.data is None:
+        raise SystemExit(
+            "--data DIR is needed: the folder of tiny-imagenet-50, flowers17 and dtd10"
+        )
+    if tiny:
+        augself.EXPERIMENTS["augself"] = augself.tiny(augself.EXPERIMENTS["augself"])
+    there = augself.Place(Path(place.data), place.results, place.runs)
+    experiment = augself.EXPERIMENTS["augself"]
+    for seed in experiment.seeds:
+        for row in experiment.rows:
+            print(f"== augself: {row}, seed {seed}", flush=True)
+            if not augself.obtain("augself", row, seed, there):
+                over()
 
 
 def over(*_: object) -> None:
@@ -81,6 +109,8 @@ def speed(place: Place, *, tiny: bool) -> None:
     command = [sys.executable, "-m", "benchmarks.training_speed", *size, "--out", str(out)]
     subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)
 
+
+PROGRAMMES = {"sla": sla, "augself": encoders}
 
 if __name__ == "__main__":
     main()
