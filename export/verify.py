@@ -207,7 +207,8 @@ def _difference(
 
 def _least_cosine(first: NDArray[Any], second: NDArray[Any]) -> float:
     """The least cosine of two rows; rows that are zero in both are the same. Both (n, D)."""
+    first, second = first.astype(np.float64), second.astype(np.float64)
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)  # (n,)
-    dots = (first.astype(np.float64) * second).sum(1)  # (n,)
+    dots = (first * second).sum(1)  # (n,)
     same = ~first.any(1) & ~second.any(1)
     return float(np.where(same, 1.0, dots / np.where(lengths > 0, lengths, 1.0)).min())

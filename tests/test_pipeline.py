@@ -17,6 +17,7 @@ from serving.images import encode_png
 from tests.runs import CLASSES, colour_pictures, write_npz
 from tests.serving.test_server import free_port, serving, start_command
 from training import checkpoint
+from training.frozen import load_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_START_S = 900  # trains on the way
@@ -57,6 +58,31 @@ def test_http_answers_what_torch_says(tmp_path: Path):
             assert answer.json()["mode"] == "distilled"
         model = httpx.get(f"{url}/models", timeout=30).json()["models"][0]
         assert model["modes"]["aggregated"]["forward_passes"] == 4
+
+
+def test_embeddings_are_what_torch_says_over_http_and_of_a_folder(tmp_path: Path):
+    data, run, bundle = write_npz(tmp_path / "colours.npz"), tmp_path / "run", tmp_path / "bundle"
+    viewfold("pretrain", "--data", f"npz:{data}", "--backbone", "resnet8", "--epochs", "1",
+             "--batch-size", "16", "--hidden", "16", "--projection", "16", "--augself", "crop=1",
+             "--device", "cpu", "--out", run)  # fmt: skip
+    assert "12 validation images of npz:colours.npz" in viewfold("export", run, bundle)
+
+    images, _ = colour_pictures(5, 12, seed=77)
+    files = [encode_png(Image.fromarray(image)) for image in images]
+    (tmp_path / "photos").mkdir()
+    for number, content in enumerate(files):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(content)
+    encoder, _ = load_encoder(run)
+    expected = encoder(torch.from_numpy(images)).detach().numpy()
+    size = 1e-4 * abs(expected).max()
+
+    viewfold("embed", bundle, tmp_path / "photos", tmp_path / "photos.npz")
+    np.testing.assert_allclose(np.load(tmp_path / "photos.npz")["embeddings"], expected, atol=size)
+    port = free_port()
+    with serving(start_command(bundle, port), port, tmp_path / "log") as url:
+        several = [("image", content) for content in files]
+        answer = httpx.post(f"{url}/embed", files=several, timeout=30).json()
+        np.testing.assert_allclose(answer["embeddings"], expected, atol=size)
 
 
 def make_serve(port: int, log: Path) -> subprocess.Popen[bytes]:

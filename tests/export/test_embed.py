@@ -122,7 +122,9 @@ def test_kept_images_stand_in_for_data_that_is_not_at_hand(
     assert "not at hand as it was" in capsys.readouterr().out
 
 
-def test_held_out_images_are_those_that_were_not_learnt_from(tmp_path: Path):
+def test_held_out_images_are_those_that_were_not_learnt_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     for index in range(20):
         Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / f"{index:02}.png")
     data = DataConfig(data=f"folder:{tmp_path}", val_fraction=0.25, workers=1, image_size=8)
@@ -133,6 +135,9 @@ def test_held_out_images_are_those_that_were_not_learnt_from(tmp_path: Path):
     kept, _ = checkpoint.read_validation_images(run)
     assert (len(shown.split), run.problem.counts) == (5, (15, 5))
     assert torch.equal(shown.batches.images, kept)
+    assert (
+        "not at hand" not in capsys.readouterr().out
+    )  # of the folder itself, not those that the run keeps
 
 
 def test_encoder_of_a_classifiers_run_is_exported_on_request(trained: Run, tmp_path: Path):

@@ -132,6 +132,14 @@ def test_bad_image_among_good_ones_is_named(encoder: Model, bad: bytes, status: 
     assert found[2].startswith("image 2 of 3: ")
 
 
+def test_bad_image_in_a_later_batch_is_counted_from_the_first(
+    encoder: Model, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(limits, "_BATCH_IMAGES", 2)
+    found = refused(encoder, received(*[plain(RED)] * 3, b"text", plain(RED)))
+    assert found[2].startswith("image 4 of 5: ")
+
+
 def test_bad_image_alone_is_not_counted(encoder: Model):
     _, code, message = refused(encoder, received(b"text"))
     assert (code, message.startswith("not an image")) == ("not_an_image", True)
