@@ -236,4 +236,5 @@ def objective(name: str) -> Objective:
     try:
         return OBJECTIVES[name]
     except KeyError:
-        raise ConfigError(f"unknown objective {name!r}; choose from {sorted(OBJECTIVES)}") from None
+        trained = sorted(OBJECTIVES.keys() - {PROBE})
+        raise ConfigError(f"unknown objective {name!r}; choose from {trained}") from None

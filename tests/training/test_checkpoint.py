@@ -185,7 +185,7 @@ def test_checkpoint_killed_while_it_is_written_leaves_the_one_before(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write_sums", killed)
+        patch.setattr(checkpoint, "write_sums", killed)
         with pytest.raises(KeyboardInterrupt):
             checkpoint.write(folder, {"step": 2}, weights={})
     assert checkpoint.read(folder, "weights")[1] == {"step": 1}

@@ -13,6 +13,7 @@ from tests import oracles
 from tests.training.data_sets import striped, write_npz
 from tests.training.runs import settings
 from training import checkpoint, step
+from training.checksums import write_sums
 from training.classify import train
 from training.config import DataConfig, LossConfig, TrainConfig
 from training.config_json import from_dict, to_dict
@@ -234,7 +235,7 @@ def test_run_of_before_there_were_class_counts_is_read(tmp_path: Path):
     assert values.pop("class_counts") == [18, 18]
     path.write_text(json.dumps(values))
     (run.folder / checkpoint.SUMS).unlink()
-    checkpoint._write_sums(run.folder)
+    write_sums(run.folder)
     found = checkpoint.open_run(run.folder).problem
     assert found == dataclasses.replace(run.problem, class_counts=())
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.training.data_sets import striped, write_npz
 from tests.training.pretrained import assert_taken, save, start_of, weights_of
 from tests.training.runs import assert_same_run, interrupt_after, rows, settings
-from training import checkpoint, classify
+from training import checkpoint, classify, loop
 from training.checkpoint import Run
 from training.checks import check_settings
 from training.classify import train
@@ -137,7 +137,7 @@ def test_run_killed_in_its_first_epoch_goes_on_from_the_same_weights(
     path = save(tmp_path / "w.safetensors", weights_of("resnet8"))
     whole = train(settings(tmp_path, weights=path, out=tmp_path / "whole"))
     with monkeypatch.context() as patch:
-        patch.setattr(classify, "_train_epoch", lambda *_: (_ for _ in ()).throw(MemoryError))
+        patch.setattr(loop, "_train_epoch", lambda *_: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             train(settings(tmp_path, weights=path))
     path.unlink()
