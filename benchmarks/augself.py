@@ -3,11 +3,13 @@
 DIR holds tiny-imagenet-50, flowers17 and dtd10 as folders. Pretrains on the first, with and without AugSelf; then
 linear probes on the two others, and how well the views can be told from the features. `augself-small` is of a size
 for a CPU, `augself` for a GPU. One (row, seed) at a time, into benchmarks/results/NAME.json: what is there is not
-done again; runs go on where they were interrupted. Two processes may share the work. No test split chooses anything.
+done again; runs go on where they were interrupted. Two processes may share the work, with --seeds of their own. No
+test split chooses anything. Intervals are of the seeds: the test images and the held-out splits are the same for all.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -17,9 +19,10 @@ import torch
 
 from benchmarks.accuracy import alone, interval
 from training.awareness import measure
-from training.checkpoint import Run
+from training.checkpoint import Run, write_json
 from training.config import DataConfig, OptimConfig
 from training.config_json import to_dict
+from training.device import pick_device
 from training.frozen import load_encoder
 from training.pool import load_pool
 from training.pretrain import pretrain
@@ -155,10 +158,12 @@ def obtain(name: str, row: str, seed: int, place: Place) -> bool:
 
 def pretrained(name: str, row: str, seed: int, place: Place) -> Run[PretrainConfig]:
     """The encoder: made, or gone on with."""
-    out = place.runs / f"{name}-{row.replace(' + ', '-')}-seed{seed}"
+    config = EXPERIMENTS[name].rows[row]
+    settings = json.dumps(_plain(config), sort_keys=True)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
+    out = place.runs / f"{config.method}-{digest}-seed{seed}"
     if (out / "SHA256SUMS").exists():
         return pretrain(PretrainConfig(resume=out))
-    config = EXPERIMENTS[name].rows[row]
     data = dataclasses.replace(config.data, data=f"folder:{place.data / PRETRAINED_ON}")
     return pretrain(dataclasses.replace(config, data=data, seed=seed, out=out))
 
@@ -176,10 +181,13 @@ def probed(run: Run[PretrainConfig], name: str, place: Place) -> Run:
 def aware(run: Run[PretrainConfig], place: Place) -> dict[str, Any]:
     """How well the views' differences can be told from the encoder's features."""
     encoder, _ = load_encoder(run.folder)
+    device = pick_device("auto")
     data = dataclasses.replace(run.config.data, data=f"folder:{place.data / PRETRAINED_ON}")
     pool = load_pool(data, unlabelled=False)
-    images = read(pool, run.problem.image, data, torch.device("cpu"), Progress())
-    return measure(encoder, images.train, images.val, ViewsConfig(), seed=run.config.seed)
+    images = read(pool, run.problem.image, data, device, Progress())
+    return measure(
+        encoder.to(device), images.train, images.val, ViewsConfig(), seed=run.config.seed
+    )
 
 
 def read_results(name: str, place: Place) -> dict[str, Any]:
@@ -215,12 +223,13 @@ def add(name: str, entry: dict[str, Any], place: Place) -> None:
             "comparisons": compare(runs),
             "runs": runs,
         }
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(path, content)
 
 
 def numbers(entry: dict[str, Any]) -> dict[str, float]:
     """What a run is judged by: top-1 of the probes, the share of ω that is told, the nearest neighbours' top-1."""
     found = {name: entry["probes"][name]["test"]["plain"]["top1"] for name in DOWNSTREAM}
+    found["mean of both"] = sum(found.values()) / len(found)
     found |= {f"ω {name}": entry["awareness"][name]["score"] for name in ("crop", "color")}
     return found | {"kNN": entry["pretraining"]["val"]["val_knn_top1"]}
 

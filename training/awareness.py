@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from training import checkpoint
 from training.augself import AUGMENTATIONS, AugSelf, difference_loss
 from training.batches import Batches, epoch_order, step_seed
-from training.checks import check_common, refuse_outside
-from training.config import OptimConfig
+from training.checks import check_common, check_json, refuse_outside
+from training.collapse import check_finite
+from training.config import DataConfig, OptimConfig
 from training.device import describe, pick_device
 from training.encoder import Encoder
-from training.frozen import load_encoder
+from training.errors import ConfigError
+from training.frozen import open_frozen
 from training.pool import load_pool
-from training.pretrain_config import ViewsConfig
+from training.pretrain_config import PretrainConfig, ViewsConfig
 from training.pretrain_setup import read
 from training.probe_config import AwarenessConfig
 from training.progress import Progress, Stopwatch
@@ -53,15 +55,22 @@ def awareness(config: AwarenessConfig) -> dict[str, Any]:
         TrainingError: the encoder, the settings or the images will not do.
     """
     progress, watch = Progress(), Stopwatch()
-    encoder, run = load_encoder(config.encoder.expanduser())
-    size = (run.problem.image.height, run.problem.image.width)
-    check_views(config.views, size)
+    given = checkpoint.open_any(config.encoder.expanduser()).config
+    # what is not given is as it was in pretraining
+    data = given.data if config.data == DataConfig() else config.data
+    views = config.views
+    if views == ViewsConfig() and isinstance(given, PretrainConfig):
+        views = given.views
+    encoder, run = open_frozen(config.encoder.expanduser(), data)
+    check_views(views, (run.problem.image.height, run.problem.image.width))
+    check_json(config.json)
     refuse_outside({"--seed": (config.seed, 0, 2**63 - 1)})
-    check_common(config.data, OptimConfig())
+    check_common(data, OptimConfig())
     device = pick_device(config.device)
-    pool = load_pool(config.data, unlabelled=config.unlabelled)
-    images = read(pool, run.problem.image, config.data, device, progress)
-    found = measure(encoder.to(device), images.train, images.val, config.views, seed=config.seed)
+    unlabelled = config.unlabelled or getattr(given, "unlabelled", False)
+    pool = load_pool(data, unlabelled=unlabelled)
+    images = read(pool, run.problem.image, data, device, progress)
+    found = measure(encoder.to(device), images.train, images.val, views, seed=config.seed)
     result = {
         "encoder": str(config.encoder),
         "scores": found,
@@ -86,14 +95,21 @@ def measure(
 
     score: for numbers R², the share of their variance that is told (1 all, 0 none; below 0 worse than their mean),
     the mean over the parts; else the share of right answers, "accuracy". parts: of every number.
+
+    Raises:
+        ConfigError: the views do not vary in anything, or the features are not finite.
     """
     asked = {name: 1.0 for name, entry in AUGMENTATIONS.items() if entry.varies(views)}
+    if not asked:
+        raise ConfigError("these views do not differ in anything; set some of --views.*")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         heads = AugSelf(encoder.num_features, asked, views).to(encoder.mean.device)
     known = _pairs(encoder, heads, train, TRAIN_PAIRS, views, seed, "learn")
     choosing = _pairs(encoder, heads, train, CHOOSE_PAIRS, views, seed, "choose")
     unknown = _pairs(encoder, heads, held, HELD_PAIRS, views, seed, "judge")
+    for pairs in (known, choosing, unknown):
+        check_finite(torch.cat([pairs.first, pairs.second]))
     mean, std = known.first.mean(0), known.first.std(0).clamp_min(1e-6)
     known, choosing, unknown = (_scaled(pairs, mean, std) for pairs in (known, choosing, unknown))
     _learn(heads, known, choosing, seed)

@@ -88,10 +88,13 @@ def create_run(
     images: Tensor,
     labels: Tensor,
     teacher: Run | None = None,
+    *,
+    resumable: bool = True,
 ) -> Run[C]:
     """A new run folder with its settings, some validation images and the command to go on with.
 
-    images: (n, H, W, 3) uint8, labels: (n,) int64. teacher: the run that it learns from, which is copied.
+    images: (n, H, W, 3) uint8, labels: (n,) int64. teacher: the run that it learns from, which is copied. resumable:
+    whether it can be interrupted and gone on with.
 
     Raises:
         CheckpointError: the folder is there already and is not empty, or cannot be made.
@@ -114,7 +117,8 @@ def create_run(
     command = COMMANDS[type(config)]
     write_json(folder / "config.json", {"command": command} | to_dict(config))
     write_sums(folder)
-    (folder / "resume.txt").write_text(resume_command(folder, command) + "\n")
+    if resumable:
+        (folder / "resume.txt").write_text(resume_command(folder, command) + "\n")
     return Run(folder, config, problem)
 
 
@@ -129,12 +133,14 @@ def check_new(folder: Path) -> None:
     Raises:
         CheckpointError: the folder is there already and is not empty, or is a file.
     """
-    if (folder / SUMS).is_file():  # written last: without it a run cannot be gone on with
+    if (folder / SUMS).is_file() and (folder / "resume.txt").is_file():
         raise CheckpointError(
             f"{folder} is there already; go on with `{resume_command(folder, made_by(folder))}`, or give --out"
         )
     if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
-        raise CheckpointError(f"{folder} is there already and is no run; give another --out")
+        raise CheckpointError(
+            f"{folder} is there already and is no run to go on with; give another --out"
+        )
 
 
 def made_by(folder: Path) -> str:
@@ -159,7 +165,7 @@ def open_run(folder: Path) -> Run:
     if made_by(folder) == "pretrain":
         raise CheckpointError(
             f"{folder} holds a pretrained encoder, which is no classifier yet; make one of it with "
-            f"`viewfold train --weights {folder}`"
+            f"`viewfold probe {folder}` or `viewfold train --weights {folder}`"
         )
     return open_kind(folder, TrainConfig)
 
@@ -170,11 +176,7 @@ def open_any(folder: Path) -> Run[Any]:
     Raises:
         CheckpointError: it is no run, or its settings are malformed.
     """
-    command = made_by(folder)
-    for kind, name in COMMANDS.items():
-        if name == command:
-            return open_kind(folder, kind)
-    raise CheckpointError(f"{folder} was made by a newer viewfold ({command!r}); update viewfold")
+    return open_kind(folder, PretrainConfig if made_by(folder) == "pretrain" else TrainConfig)
 
 
 def open_kind(folder: Path, kind: type[C]) -> Run[C]:

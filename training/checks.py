@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from training import optim
 from training.backbones import default_image_size
@@ -143,6 +144,16 @@ def refuse_zero(values: Mapping[str, float]) -> None:
     for flag, value in values.items():
         if not value > 0:
             raise ConfigError(f"{flag} is {value}; it must be above 0")
+
+
+def check_json(path: Path | None) -> None:
+    """Refuse a file of numbers that could not be written at the end.
+
+    Raises:
+        ConfigError: there is no folder for it.
+    """
+    if path is not None and not path.absolute().parent.is_dir():
+        raise ConfigError(f"--json {path}: there is no folder {path.parent}")
 
 
 def mirrors(config: TrainConfig) -> bool:

@@ -62,7 +62,7 @@ class OptimConfig:
     name: Literal["sgd", "adamw"] = "sgd"
     """sgd (with momentum) or adamw."""
     lr: float | None = None
-    """Peak learning rate. Default: 0.1 for sgd, 0.001 for adamw."""
+    """Peak learning rate. Default: 0.1 for sgd (in pretraining 0.03 · batch size / 256), 0.001 for adamw."""
     momentum: float = 0.9
     """Of sgd."""
     nesterov: bool = True

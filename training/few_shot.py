@@ -6,23 +6,25 @@ from typing import Any
 import torch
 
 from training import checkpoint, data
-from training.checks import check_common, refuse_outside
+from training.checks import check_common, check_json, refuse_outside
 from training.config import OptimConfig
 from training.device import describe, pick_device
 from training.episodes import FewShot, episodes
+from training.errors import ConfigError
 from training.evaluate import images_at_once
 from training.features import features_of
-from training.frozen import load_encoder
+from training.frozen import open_frozen
 from training.probe_config import FewShotConfig
 from training.progress import Progress, Stopwatch
 from training.provenance import versions
 from training.setup import read_splits
+from training.teacher import labels_seen
 
 
 def fewshot(config: FewShotConfig) -> dict[str, Any]:
     """Print, and return, the mean accuracy over many episodes, for each number of shots.
 
-    The episodes are drawn from all images of the data: no label of them has been seen.
+    The episodes are drawn from all images of the data; an encoder that has learnt their labels is refused.
 
     Raises:
         TrainingError: the encoder, the settings or the data will not do.
@@ -38,8 +40,14 @@ def fewshot(config: FewShotConfig) -> dict[str, Any]:
         }
     )
     check_common(config.data, OptimConfig())
+    check_json(config.json)
     device = pick_device(config.device)
-    encoder, run = load_encoder(config.encoder.expanduser())
+    encoder, run = open_frozen(config.encoder.expanduser(), config.data)
+    if labels_seen(run, config.data):
+        raise ConfigError(
+            f"{config.encoder} has learnt the labels of {config.data.data}: its classes are not new to it; "
+            "give other --data"
+        )
     image = run.problem.image
     splits = read_splits(data.load(config.data), image, config.data, device, progress)
     encoder, size = encoder.to(device), images_at_once(image, 1)

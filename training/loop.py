@@ -25,7 +25,7 @@ from training.errors import CheckpointError, DivergedError
 from training.history import History
 from training.interrupt import Flag, interruption
 from training.optim import current_lr
-from training.position import Position
+from training.position import Position, from_state
 from training.progress import Bar, Progress, Stopwatch
 from training.resume import open_to_continue
 
@@ -252,6 +252,6 @@ def _restore(training: Training[C]) -> Position:
     tensors, state = checkpoint.read(folder, "optimizer")
     training.work.restore(lambda name: checkpoint.read(folder, name)[0])
     optim.restore_optimizer(training.work.optimizer, tensors)
-    position = Position(**state)
+    position = from_state(state)
     training.progress.say(f"going on from step {position.step}")
     return position

@@ -1,6 +1,7 @@
 """The images that an encoder is pretrained on: a known data set's training images, or any folder's, with no labels.
 
-Some are held out, to see how the encoder does on images that it has not seen; no test split is ever touched.
+Some are held out, to see how the encoder does on images that it has not seen. A test split is not touched: that of a
+data set, or what lies beside a folder's train/. In any other folder without labels nobody says which images are a test.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,12 @@ def load_pool(config: DataConfig, *, unlabelled: bool) -> Pool:
     root = Path(location).expanduser()
     if unlabelled or (root.is_dir() and not _has_class_folders(root)):
         return _any_images(root, config)
-    return _known(config)
+    try:
+        return _known(config)
+    except DataError as error:
+        raise DataError(
+            f"{error}; to learn from all images below, without classes, give --unlabelled"
+        ) from None
 
 
 def _known(config: DataConfig) -> Pool:
@@ -63,6 +69,7 @@ def _has_class_folders(root: Path) -> bool:
 def _any_images(root: Path, config: DataConfig) -> Pool:
     if not root.is_dir():
         raise DataError(f"{root} is no folder; folder: takes a folder of images")
+    root = next((root / name for name in data.SPLITS["train"] if (root / name).is_dir()), root)
     found = images_below(root)
     if len(found) < 2:
         raise DataError(

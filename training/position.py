@@ -1,7 +1,9 @@
 """How far a run has come: with its weights and its optimiser all of its state."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from training.evaluate import Metrics
 
@@ -20,3 +22,10 @@ class Position:
     def improved_by(self, metrics: Metrics) -> bool:
         """Whether these validation metrics are better: a higher top-1, or the same with a lower NLL."""
         return (metrics.top1, -metrics.nll) > (self.best_top1, -self.best_nll)
+
+
+def from_state(state: Mapping[str, Any]) -> Position:
+    """The position that a checkpoint's state.json holds; older ones hold one sum of losses, zero between epochs."""
+    values = dict(state)
+    older = values.pop("epoch_loss", 0.0)
+    return Position(**({"losses": [older] if older else []} | values))

@@ -20,7 +20,7 @@ from training.evaluate import images_at_once
 from training.features import features_of
 from training.knn import knn_accuracy
 from training.position import Position
-from training.pretrain_checks import check_settings
+from training.pretrain_checks import check_rows, check_settings
 from training.pretrain_config import PretrainConfig
 from training.pretrain_setup import (
     Images,
@@ -34,6 +34,7 @@ from training.statistics import evenly_spaced
 
 # that are looked at after an epoch: enough for a point or two, and little beside the epoch itself
 SEEN_IMAGES, NEIGHBOURS = 1000, 2000
+FEWEST_IMAGES = 64  # that a spread is measured on, where there are so many
 VOTES = 20  # of the neighbours
 
 
@@ -111,7 +112,10 @@ class Encoding:
             self.progress.say(f"THE ENCODER HAS COLLAPSED: {collapse.collapse_warning(std)}")
         self.progress.say(
             f"pretrained in {position.seconds:,.0f} s; the encoder is in {run.folder}; make a classifier of it with\n"
-            f"  viewfold train --weights {run.folder} --backbone {run.config.backbone} --data …"
+            f"  viewfold probe {run.folder} --data …\n"
+            f"or of all its weights with\n"
+            f"  viewfold train --weights {run.folder} --backbone {run.config.backbone} "
+            f"--image-size {run.problem.image.height} --data …"
         )
 
     def _look(self) -> dict[str, float]:
@@ -119,13 +123,18 @@ class Encoding:
         encoder, size = self.learner.network.encoder, images_at_once(self.run.problem.image, 1)
         seen = evenly_spaced(len(self.images.val), SEEN_IMAGES)
         held, labels = features_of(encoder, self.images.val, batch_size=size, places=seen)
+        spread = held
+        if len(held) < FEWEST_IMAGES:  # too few to spread: of those that are learnt from as well
+            more = evenly_spaced(len(self.images.train), FEWEST_IMAGES)
+            learnt, _ = features_of(encoder, self.images.train, batch_size=size, places=more)
+            spread = torch.cat([held, learnt])
         if not held.isfinite().all():
             raise DivergedError(
                 "the features of some images are no finite numbers any more; try a lower --optim.lr"
             )
         values = {
-            "feature_std": collapse.feature_std(held),
-            "effective_rank": collapse.effective_rank(held),
+            "feature_std": collapse.feature_std(spread),
+            "effective_rank": collapse.effective_rank(spread),
         }
         if self.run.problem.classes:
             near = evenly_spaced(len(self.images.train), NEIGHBOURS)
@@ -154,6 +163,7 @@ def pretrain(config: PretrainConfig) -> Run[PretrainConfig]:
 
 def _set_up(run: Run[PretrainConfig], images: Images, team: Team, progress: Progress) -> Encoding:
     config = run.config
+    check_rows(config.batch_size, team.size)
     learner = set_up(run, team)
     count = sum(parameter.numel() for parameter in learner.network.encoder.parameters())
     aware = f" + AugSelf({config.augself})" if config.augself else ""

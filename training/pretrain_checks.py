@@ -16,6 +16,7 @@ def check_settings(config: PretrainConfig) -> None:
     Raises:
         ConfigError: an unknown name or a number out of its range.
     """
+    check_rows(config.batch_size, config.devices or 1)
     check_method(config.method, config.settings, config.batch_size)
     size = config.data.image_size
     check_views(config.views, (size or 1, size or 1))
@@ -34,7 +35,6 @@ def check_settings(config: PretrainConfig) -> None:
         raise ConfigError(
             "--optim.backbone-lr-factor is for fine-tuning: here the backbone is what learns; leave it out"
         )
-    check_rows(config.batch_size, config.devices or 1)
 
 
 def check_rows(batch_size: int, processes: int) -> None:

@@ -43,7 +43,9 @@ class Pretraining(nn.Module):
         pixels: two (b, 3, H, W) float in [0, 255], targets: as `AugSelf.targets`, labels: (b,) int64.
         """
         views = self.encoder.normalised(pixels[0]), self.encoder.normalised(pixels[1])
-        features = self.encoder.backbone(views[0]), self.encoder.backbone(views[1])
+        first = self.encoder.backbone(views[0])
+        both = self.augself is not None or self.method.of_both_views
+        features = first, self.encoder.backbone(views[1]) if both else first
         loss = self.method(features, views, labels, gather)
         if self.augself is None:
             return torch.stack([loss, loss.detach()])
@@ -95,18 +97,28 @@ def set_up(run: Run[PretrainConfig], team: Team) -> Pretrainer:
     shape = (problem.image.height, problem.image.width)
     unused = team.size > 1 and leaves_unused(network.encoder, torch.sum, shape)
     if team.size > 1 and team.device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = synchronised(network)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     quiet_fabric()
     precision = pick_precision(config.precision, team.device)
-    fabric = devices.fabric(team, precision, find_unused=unused)
+    # a queue is the same in every process; of other buffers the first process's are kept
+    fabric = devices.fabric(team, precision, find_unused=unused, share_buffers=False)
     method = network.method
     optimizer = optim.build_optimizer(
         network, config.optim, steady=method.steady(), late=method.frozen(0)
     )
     module, optimizer = fabric.setup(network, optimizer)
     return Pretrainer(config, problem, fabric, network, module, optimizer, team)
+
+
+def synchronised(network: Pretraining) -> Pretraining:
+    """The same network, whose BatchNorm takes its statistics from the rows of all processes. For GPUs alone."""
+    from timm.layers.norm_act import convert_sync_batchnorm
+
+    # torch's own would leave the activations out that timm's BatchNorms carry
+    converted: Pretraining = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return converted
 
 
 def pretrain_step(

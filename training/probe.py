@@ -18,10 +18,9 @@ from training.checks import check_common
 from training.config import DataConfig, OptimConfig, TrainConfig, absolute_paths, stem
 from training.device import describe, pick_device
 from training.encoder import Encoder
-from training.errors import ConfigError
 from training.evaluate import images_at_once, metrics
 from training.features import features_of
-from training.frozen import load_encoder
+from training.frozen import as_the_encoder, open_frozen
 from training.logistic import Choice
 from training.objectives import PROBE
 from training.pretrained import provenance_of
@@ -54,7 +53,7 @@ def probe(config: ProbeConfig) -> Run:
     check_common(config.data, OptimConfig())
     out = (config.out or default_folder(config)).expanduser()
     checkpoint.check_new(out)
-    encoder, source = load_encoder(config.encoder.expanduser())
+    encoder, source = open_frozen(config.encoder.expanduser(), config.data)
     device = pick_device(config.device)
     encoder = encoder.to(device)
     dataset, prepared = _read(config.data, source, device, progress)
@@ -79,14 +78,8 @@ def _read(
     config: DataConfig, source: Run[Any], device: torch.device, progress: Progress
 ) -> tuple[Dataset, Prepared]:
     """The data, at the size and by the resize rule that the encoder was trained with."""
-    image = source.problem.image
-    if config.image_size not in (None, image.height):
-        raise ConfigError(
-            f"--image-size {config.image_size}: the encoder looks at {image.height} x {image.width} pixels; "
-            "leave it out"
-        )
     dataset = data.load(config)
-    return dataset, read_splits(dataset, image, config, device, progress)
+    return dataset, read_splits(dataset, source.problem.image, config, device, progress)
 
 
 def _features(encoder: Encoder, prepared: Prepared, source: Run[Any]) -> Features:
@@ -118,7 +111,7 @@ def _create(
 ) -> Run:
     """The run folder: settings that say where everything is from."""
     settings = TrainConfig(
-        data=dataclasses.replace(absolute_paths(config.data), image_size=None),
+        data=as_the_encoder(source, absolute_paths(config.data)),
         objective=PROBE,
         backbone=source.config.backbone,
         weights=config.encoder.expanduser().resolve(),
@@ -142,7 +135,7 @@ def _create(
     )
     kept = evenly_spaced(len(prepared.val), KEPT_IMAGES)
     images, labels = next(iter(prepared.val.iterate([kept])))
-    return checkpoint.create_run(out, settings, problem, images, labels)
+    return checkpoint.create_run(out, settings, problem, images, labels, resumable=False)
 
 
 def _write(

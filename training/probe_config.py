@@ -54,7 +54,10 @@ class FewShotConfig:
 
 @dataclass(frozen=True)
 class AwarenessConfig:
-    """Whether a frozen encoder knows what was done to its images: the difference of two views is predicted."""
+    """Whether a frozen encoder knows what was done to its images: the difference of two views is predicted.
+
+    The data and the views are those that it was pretrained with, unless others are given.
+    """
 
     encoder: tyro.conf.Positional[Path]
     """The run folder that `viewfold pretrain` made (or `viewfold train`: its backbone)."""

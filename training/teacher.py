@@ -7,6 +7,7 @@ aggregated, where it has a joint head. Beyer et al. 2022: a good teacher is pati
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from serving.images import ImageSpec
 from training import checkpoint
 from training.checkpoint import Run
-from training.config import TrainConfig
+from training.config import DataConfig, TrainConfig
 from training.errors import ConfigError
 from training.evaluate import MODES
 from training.network import Network
@@ -47,19 +48,34 @@ def open_teacher(folder: Path, config: TrainConfig) -> Run:
         CheckpointError: there is no run in the folder.
     """
     run = checkpoint.open_run(folder)
+    check_source(run, config.data, f"--teacher {folder}")
+    return run
+
+
+def check_source(run: Run[Any], data: DataConfig, named: str) -> None:
+    """Refuse a run that is not finished, or that has learnt from the labels of what is held out of this data.
+
+    named: what the message calls the run.
+
+    Raises:
+        ConfigError: it is, or has.
+    """
     if not run.complete:
-        raise ConfigError(
-            f"--teacher {folder}: the run is not complete; go on with `{checkpoint.resume_command(folder)}`"
-        )
-    same = Path(run.config.data.data).name == Path(config.data.data).name
-    for name in SPLIT if same else ():
-        theirs, ours = getattr(run.config.data, name), getattr(config.data, name)
+        command = checkpoint.resume_command(run.folder, checkpoint.made_by(run.folder))
+        raise ConfigError(f"{named}: the run is not complete; go on with `{command}`")
+    for name in SPLIT if labels_seen(run, data) else ():
+        theirs, ours = getattr(run.config.data, name), getattr(data, name)
         if theirs != ours:
             raise ConfigError(
-                f"--teacher {folder} was trained with --{name.replace('_', '-')} {theirs}, not {ours}: "
+                f"{named} was trained with --{name.replace('_', '-')} {theirs}, not {ours}: "
                 "it has seen images that are held out here; give the same split"
             )
-    return run
+
+
+def labels_seen(run: Run[Any], data: DataConfig) -> bool:
+    """Whether a run has learnt from labels of this data, by the name of the data."""
+    by_labels = isinstance(run.config, TrainConfig) or run.config.method == "supervised"
+    return by_labels and Path(run.config.data.data).name == Path(data.data).name
 
 
 def check_problem(teacher: Run, classes: tuple[str, ...], image: ImageSpec) -> None:

@@ -295,13 +295,13 @@ def test_run_is_not_made_over_another_which_can_be_gone_on_with(run_folder: Path
 
 def test_run_is_not_made_among_other_files(tmp_path: Path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(CheckpointError, match="is no run; give another --out"):
+    with pytest.raises(CheckpointError, match="is no run to go on with; give another --out"):
         created(tmp_path)
 
 
 def test_run_is_not_made_in_place_of_a_file(tmp_path: Path):
     (tmp_path / "run").touch()
-    with pytest.raises(CheckpointError, match="is no run; give another --out"):
+    with pytest.raises(CheckpointError, match="is no run to go on with; give another --out"):
         created(tmp_path / "run")
 
 
@@ -313,7 +313,7 @@ def test_place_that_cannot_hold_a_run_is_refused(tmp_path: Path):
 
 def test_run_that_was_killed_while_it_was_made_is_no_run_to_go_on_with(run_folder: Path):
     (run_folder / "SHA256SUMS").unlink()
-    with pytest.raises(CheckpointError, match="is no run; give another --out"):
+    with pytest.raises(CheckpointError, match="is no run to go on with; give another --out"):
         created(run_folder)
 
 

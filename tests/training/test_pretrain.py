@@ -81,9 +81,7 @@ def test_losses_are_written_down_by_name_and_add_up(tmp_path: Path):
         parts = {key: float(row[key]) for key in ("simclr", "augself_crop", "augself_color")}
         total = parts["simclr"] + parts["augself_crop"] + 0.5 * parts["augself_color"]
         assert float(row["train_loss"]) == pytest.approx(total, rel=1e-5)
-        assert {"feature_std", "effective_rank", "val_knn_top1", "images_per_second"} <= (
-            row.keys() | {"images_per_second"}
-        )
+        assert {"feature_std", "effective_rank", "val_knn_top1"} <= row.keys()
 
 
 def test_encoder_is_kept_alone_and_is_that_of_the_last_epoch(tmp_path: Path):
@@ -183,6 +181,28 @@ def test_folder_of_images_needs_no_flag_and_its_run_goes_on(
     assert pretrain(PretrainConfig(resume=run.folder)).complete
 
 
+def test_unlabelled_folder_with_splits_leaves_its_test_images_alone(tmp_path: Path):
+    for name, count in (("train", 12), ("test", 30)):
+        photos(tmp_path / "of", count).rename(tmp_path / name)
+    (tmp_path / "split").mkdir()
+    for name in ("train", "test"):
+        (tmp_path / name).rename(tmp_path / "split" / name)
+    run = pretrain(of_photos(tmp_path / "split", unlabelled=True))
+    assert sum(checkpoint.open_any(run.folder).problem.counts) == 12
+
+
+def test_a_single_folder_of_photos_is_told_of_the_flag(tmp_path: Path):
+    with pytest.raises(DataError, match="without classes, give --unlabelled"):
+        pretrain(of_photos(photos(tmp_path, 1)))
+
+
+def test_few_held_out_images_are_no_collapse(tmp_path: Path):
+    config = of_photos(photos(tmp_path), unlabelled=True)
+    data = dataclasses.replace(config.data, val_fraction=0.01)
+    run = pretrain(dataclasses.replace(config, data=data))
+    assert run.result()["collapsed"] is False
+
+
 def test_supervised_pretraining_of_unlabelled_images_is_refused(tmp_path: Path):
     config = of_photos(photos(tmp_path), method="supervised", unlabelled=True)
     with pytest.raises(ConfigError, match="supervised learns from labels, and folder:"):
@@ -210,6 +230,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "negative weight": ({"augself": "crop=-1"}, "a weight must be a number, at least 0"),
     "batch of one": ({"batch_size": 1}, "BatchNorm needs at least 2"),
+    "batch of none": ({"batch_size": 0, "method": "moco"}, "BatchNorm needs at least 2"),
     "two processes of one": ({"batch_size": 2, "devices": 2}, "BatchNorm needs at least 2"),
     "queue": (
         {"method": "moco", "settings": MethodConfig(queue=12)},

@@ -4,6 +4,8 @@ The heads normalise by their own process's rows on a CPU (torch's SyncBatchNorm 
 normalise each image by itself, in one process and in two alike.
 """
 
+import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import pytest
 import torch
 from torch import nn
 
+from serving.images import ImageSpec
 from tests.training.pretraining import NARROW, pretraining
 from tests.training.runs import rows
 from tests.training.test_pretrain import tensors
 from training import loop, pretrain
-from training.checkpoint import Run
+from training.checkpoint import Problem, Run
 from training.pretrain_config import PretrainConfig
+from training.pretrain_step import build_pretraining, synchronised
 
 # sums in another order: relative difference of losses, absolute of weights
 RTOL, ATOL = 1e-4, 1e-4
@@ -65,7 +69,34 @@ def test_two_processes_leave_what_one_leaves(method: str, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_two_processes_with_batch_statistics_go_through_and_go_on(tmp_path: Path):
-    run = pretrain.pretrain(pretraining(tmp_path, "moco", devices=2))
-    assert run.complete
-    assert len(rows(run.folder)) == 2
+def test_two_processes_go_on_as_if_they_had_not_been_interrupted(tmp_path: Path):
+    config = pretraining(tmp_path, "moco", devices=2)
+    whole = pretrain.pretrain(dataclasses.replace(config, epochs=1, out=tmp_path / "whole"))
+    # stopped before the first step: the run folder of a process that was killed there
+    begun = pretrain.pretrain(dataclasses.replace(config, epochs=1, out=tmp_path / "begun"))
+    shutil.rmtree(begun.folder / "last")
+    (begun.folder / "result.json").unlink()
+    again = pretrain.pretrain(PretrainConfig(resume=begun.folder))
+    assert again.complete
+    for name, value in tensors(whole.folder).items():
+        assert torch.equal(tensors(again.folder)[name], value)
+
+
+def test_synchronised_statistics_leave_the_activations_of_timms_norms():
+    config = dataclasses.replace(
+        PretrainConfig(), backbone="timm/mobilenetv3_small_050", augself="crop=1"
+    )
+    problem = Problem(
+        (), ImageSpec(32, 32, "crop", "bicubic"), (127.5,) * 3, (60.0,) * 3, 0, False, (1, 1), {}
+    )
+    network = build_pretraining(config, problem).eval()
+    images = torch.randint(
+        0, 256, (2, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    expected = network.encoder(images)
+    converted = synchronised(network)
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
+    for module in converted.modules():
+        # as on a GPU in evaluation: its own statistics are used, and nobody else is asked
+        module.eval()
+    torch.testing.assert_close(converted.encoder(images), expected)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.training.data_sets import striped
-from tests.training.pretraining import pretraining
+from tests.training.pretraining import STEPS, interrupt_after, pretraining
 from tests.training.runs import settings
 from training import awareness as awareness_module
 from training import checkpoint
@@ -132,7 +132,7 @@ def test_bad_input_of_a_probe_is_refused(encoder: Run[PretrainConfig], tmp_path:
         (
             {"data": dataclasses.replace(data, image_size=32)},
             ConfigError,
-            "--image-size 32: the encoder looks at 8 x 8",
+            "--image-size 32: the encoder takes its images with 8",
         ),
         ({"out": encoder.folder}, CheckpointError, "is there already"),
     ]
@@ -141,6 +141,59 @@ def test_bad_input_of_a_probe_is_refused(encoder: Run[PretrainConfig], tmp_path:
         with pytest.raises(kind, match=message):
             probe(dataclasses.replace(config, **changes))
     assert not (tmp_path / "probe").exists()
+
+
+def test_what_the_encoder_decides_of_its_images_is_written_down_and_not_asked_for(
+    encoder: Run[PretrainConfig], tmp_path: Path
+):
+    run = probe(ProbeConfig(encoder.folder, its_data(encoder), out=tmp_path / "probe"))
+    assert run.config.data.resize == encoder.problem.image.resize
+    data = dataclasses.replace(its_data(encoder), resize="stretch")
+    with pytest.raises(ConfigError, match="--resize stretch: the encoder takes its images with"):
+        probe(ProbeConfig(encoder.folder, data, out=tmp_path / "other"))
+
+
+def test_a_probes_folder_names_no_command_to_go_on_with(
+    encoder: Run[PretrainConfig], tmp_path: Path
+):
+    config = ProbeConfig(encoder.folder, its_data(encoder), out=tmp_path / "probe")
+    run = probe(config)
+    assert not (run.folder / "resume.txt").exists()
+    with pytest.raises(CheckpointError, match="is no run to go on with"):
+        probe(config)
+
+
+def test_unfinished_encoder_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, STEPS)
+        run = pretrain(pretraining(tmp_path))
+    data = DataConfig(data=run.config.data.data)
+    for ask in (
+        lambda: probe(ProbeConfig(run.folder, data, out=tmp_path / "probe")),
+        lambda: fewshot(FewShotConfig(run.folder, data)),
+        lambda: awareness(AwarenessConfig(run.folder, data)),
+    ):
+        with pytest.raises(ConfigError, match="not complete; go on with `viewfold pretrain"):
+            ask()
+
+
+def test_encoder_that_learnt_the_held_out_labels_is_not_asked(tmp_path: Path):
+    run = pretrain(pretraining(tmp_path, "supervised", epochs=1))
+    other = DataConfig(data=run.config.data.data, split_seed=1)
+    with pytest.raises(ConfigError, match="it has seen images that are held out here"):
+        probe(ProbeConfig(run.folder, other, out=tmp_path / "probe"))
+    with pytest.raises(ConfigError, match="its classes are not new to it"):
+        fewshot(FewShotConfig(run.folder, run.config.data))
+
+
+def test_numbers_that_could_not_be_written_are_refused_first(
+    encoder: Run[PretrainConfig], tmp_path: Path
+):
+    nowhere = tmp_path / "nowhere" / "x.json"
+    with pytest.raises(ConfigError, match="there is no folder"):
+        fewshot(FewShotConfig(encoder.folder, its_data(encoder), json=nowhere))
+    with pytest.raises(ConfigError, match="there is no folder"):
+        awareness(AwarenessConfig(encoder.folder, its_data(encoder), json=nowhere))
 
 
 # few shots

@@ -17,6 +17,7 @@ from training import checkpoint, classify, loop
 from training.classify import train
 from training.config import AugmentConfig, LossConfig, OptimConfig, TrainConfig
 from training.errors import CheckpointError, ConfigError, DataError
+from training.position import Position, from_state
 
 # the same again
 
@@ -262,3 +263,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_printed_command_goes_on_to_the_same_
     out, err = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, err
     assert_same_run(whole.folder, tmp_path / "run")
+
+
+def test_checkpoint_of_before_losses_had_names_is_gone_on_with():
+    assert from_state({"step": 3, "epoch_loss": 1.5}) == Position(step=3, losses=[1.5])
+    assert from_state({"step": 9, "epoch_loss": 0.0}) == Position(step=9)

@@ -5,7 +5,7 @@ A process sees its own b rows of a batch of B. Two ways lead to the gradient of 
 a mean over the own rows, or the same loss over the gathered rows of all P processes in every one of them. The
 second: the backward pass of a gather adds what all P losses want of a row, P ∂L/∂x_p of process p's rows, so that
 the average is (1/P) Σ_p P ∂L/∂x_p ∂x_p/∂θ = ∂L/∂θ, and a parameter behind the gather has ∂L/∂θ in each. What
-differs from one process is BatchNorm alone, which normalises by the rows of its own process.
+differs from one process is BatchNorm alone, which on a CPU normalises by the rows of its own process.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,10 @@ class Method(nn.Module):
     """What is trained beside the backbone and dropped afterwards: heads, target networks, queues, prototypes.
 
     It holds no online backbone. All of its state is in its state dict.
+    of_both_views: whether the features of view 2 go into the loss; if not, view 1's may stand in their place.
     """
+
+    of_both_views = True
 
     def forward(self, features: Pair, views: Pair, labels: Tensor, gather: Gather) -> Tensor:
         """The loss, a scalar in float32 also under autocast.

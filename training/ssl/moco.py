@@ -33,6 +33,7 @@ class MoCo(Method):
     The hidden layer is as wide as the features. AugSelf's released code puts BatchNorm after it; we follow MoCo.
     """
 
+    of_both_views = False
     queue: Tensor
     pointer: Tensor
 
