@@ -164,16 +164,11 @@ def joined(size: int, device: torch.device) -> Iterator[Team]:
     distributed.destroy_process_group()
 
 
-def fabric(
-    team: Team, precision: Any, *, find_unused: bool = False, share_buffers: bool = True
-) -> Fabric:
-    """Lightning Fabric on the team's device, with DDP where there are several.
-
-    find_unused: as DDP has it. share_buffers: whether the first process's buffers go to all before every step.
-    """
+def fabric(team: Team, precision: Any, *, find_unused: bool = False) -> Fabric:
+    """Lightning Fabric on the team's device, with DDP where there are several. find_unused: as DDP has it."""
     if team.size == 1:
         return Fabric(accelerator=team.device.type, devices=1, precision=precision)
-    strategy = DDPStrategy(find_unused_parameters=find_unused, broadcast_buffers=share_buffers)
+    strategy = DDPStrategy(find_unused_parameters=find_unused)
     made = Fabric(
         accelerator=team.device.type, devices=team.size, strategy=strategy, precision=precision
     )

@@ -102,8 +102,7 @@ def set_up(run: Run[PretrainConfig], team: Team) -> Pretrainer:
         network = network.to(memory_format=torch.channels_last)
     quiet_fabric()
     precision = pick_precision(config.precision, team.device)
-    # a queue is the same in every process; of other buffers the first process's are kept
-    fabric = devices.fabric(team, precision, find_unused=unused, share_buffers=False)
+    fabric = devices.fabric(team, precision, find_unused=unused)
     method = network.method
     optimizer = optim.build_optimizer(
         network, config.optim, steady=method.steady(), late=method.frozen(0)
