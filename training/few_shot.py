@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from training import checkpoint, data
 from training.checks import check_common, check_json, refuse_outside
@@ -30,32 +31,8 @@ def fewshot(config: FewShotConfig) -> dict[str, Any]:
         TrainingError: the encoder, the settings or the data will not do.
     """
     progress, watch = Progress(), Stopwatch()
-    refuse_outside(
-        {
-            "--ways": (config.ways, 2, float("inf")),
-            "--queries": (config.queries, 1, float("inf")),
-            "--episodes": (config.episodes, 2, float("inf")),
-            "--shots": (min(config.shots, default=0), 1, float("inf")),
-            "--seed": (config.seed, 0, 2**63 - 1),
-        }
-    )
-    check_common(config.data, OptimConfig())
-    check_json(config.json)
-    device = pick_device(config.device)
-    encoder, run = open_frozen(config.encoder.expanduser(), config.data)
-    if labels_seen(run, config.data):
-        raise ConfigError(
-            f"{config.encoder} has learnt the labels of {config.data.data}: its classes are not new to it; "
-            "give other --data"
-        )
-    image = run.problem.image
-    splits = read_splits(data.load(config.data), image, config.data, device, progress)
-    encoder, size = encoder.to(device), images_at_once(image, 1)
-    parts = [
-        features_of(encoder, batches, batch_size=size)
-        for batches in (splits.train, splits.val, splits.test)
-    ]
-    features, labels = (torch.cat(list(both)) for both in zip(*parts, strict=True))
+    _check(config)
+    features, labels, hardware = _features(config, progress)
     found = {
         shots: episodes(
             features,
@@ -76,12 +53,46 @@ def fewshot(config: FewShotConfig) -> dict[str, Any]:
         "ways": config.ways,
         "queries": config.queries,
         "shots": {shots: dataclasses.asdict(result) for shots, result in found.items()},
-        "hardware": describe(device),
+        "hardware": hardware,
         "versions": versions(),
     }
     if config.json is not None:
         checkpoint.write_json(config.json, values)
     return values
+
+
+def _check(config: FewShotConfig) -> None:
+    refuse_outside(
+        {
+            "--ways": (config.ways, 2, float("inf")),
+            "--queries": (config.queries, 1, float("inf")),
+            "--episodes": (config.episodes, 2, float("inf")),
+            "--shots": (min(config.shots, default=0), 1, float("inf")),
+            "--seed": (config.seed, 0, 2**63 - 1),
+        }
+    )
+    check_common(config.data, OptimConfig())
+    check_json(config.json)
+
+
+def _features(config: FewShotConfig, progress: Progress) -> tuple[Tensor, Tensor, str]:
+    """Features and labels of all images of the data, and the hardware that they were computed on."""
+    device = pick_device(config.device)
+    encoder, run = open_frozen(config.encoder.expanduser(), config.data)
+    if labels_seen(run, config.data):
+        raise ConfigError(
+            f"{config.encoder} has learnt the labels of {config.data.data}: its classes are not new to it; "
+            "give other --data"
+        )
+    image = run.problem.image
+    splits = read_splits(data.load(config.data), image, config.data, device, progress)
+    encoder, size = encoder.to(device), images_at_once(image, 1)
+    parts = [
+        features_of(encoder, batches, batch_size=size)
+        for batches in (splits.train, splits.val, splits.test)
+    ]
+    features, labels = (torch.cat(list(both)) for both in zip(*parts, strict=True))
+    return features, labels, describe(device)
 
 
 def _line(config: FewShotConfig, shots: int, result: FewShot) -> str:
