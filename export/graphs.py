@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from serving.bundle import EMBEDDINGS, INPUT, PROBABILITIES
+from serving.bundle import COPIES, EMBEDDINGS, INPUT, PROBABILITIES, VOTES
 from serving.bundle import Tensor as GraphTensor
 from training.encoder import Encoder
 from training.evaluate import MODES, Mode
@@ -90,10 +90,8 @@ def signature(network: Network, mode: str, *, height: int, width: int) -> Signat
     outputs = [GraphTensor(PROBABILITIES, "float32", (None, network.num_classes))]
     if MODES[mode].all_copies:
         copies = len(network.transformations)
-        outputs.append(
-            GraphTensor("per_transformation", "float32", (None, copies, network.num_classes))
-        )
-        outputs.append(GraphTensor("copies", "uint8", (None, copies, height, width, 3)))
+        outputs.append(GraphTensor(VOTES, "float32", (None, copies, network.num_classes)))
+        outputs.append(GraphTensor(COPIES, "uint8", (None, copies, height, width, 3)))
     return Signature((GraphTensor(INPUT, "uint8", (None, height, width, 3)),), tuple(outputs))
 
 

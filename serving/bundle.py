@@ -19,6 +19,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 INPUT = "images"  # of every graph
 PROBABILITIES, EMBEDDINGS = "probabilities", "embeddings"
+VOTES, COPIES = "per_transformation", "copies"  # of graphs that look at all transformed copies
 ANSWERS = {"classify": PROBABILITIES, "embed": EMBEDDINGS}  # task -> the output that answers
 
 

@@ -1,67 +1,46 @@
 """What a loaded encoder says of pictures: their embeddings. Knows no HTTP."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from serving import images
-from serving.errors import RequestError, from_image_error
-from serving.images import Pixels
-from serving.limits import MAX_REQUEST_PIXELS, images_at_once
-from serving.model import Model, mode_of, require
+from serving.errors import from_image_error, item_error
+from serving.form import EmbedForm
+from serving.images import ImageError
+from serving.model import Model, mode_of
 from serving.predictor import unit
 
 
-def embed(
-    model: Model, encoded: Sequence[bytes], mode: str | None, *, normalize: bool
-) -> dict[str, Any]:
-    """The embeddings of encoded images, in their order, in the fields of schemas.Embeddings.
+async def embed(model: Model, wanted: EmbedForm) -> dict[str, Any]:
+    """The embeddings of images, in their order, in the fields of schemas.Embeddings.
 
     Raises:
-        RequestError: the bundle does not embed, an unknown mode, or an image that cannot be used (the others are
-            then not answered either).
+        RequestError: an unknown mode; an unusable image, if it is the only one.
+        Busy: too much is waiting.
     """
-    require(model, "embed")
-    name, spec = mode_of(model, mode), model.predictor.spec
-    start, budget = time.perf_counter(), _Budget(len(encoded))
-    size = images_at_once(spec)
-    parts = []
-    for first in range(0, len(encoded), size):
-        chunk = encoded[first : first + size]
-        pixels = [budget.decode(data, spec, first + k) for k, data in enumerate(chunk)]
-        parts.append(model.predictor.predict(np.stack(pixels), name))
-    vectors = np.concatenate(parts)  # (n, D)
+    manifest, mode = model.predictor.manifest, mode_of(model, wanted.mode)
+    start = time.perf_counter()
+    decoded = await model.processors.decoder.decode(
+        [item.data for item in wanted.items], model.predictor.spec
+    )
+    if not wanted.many and isinstance(decoded[0], ImageError):
+        raise from_image_error(decoded[0])
+    good = [pixels for pixels in decoded if not isinstance(pixels, ImageError)]
+    vectors = iter(())
+    if good:
+        values = (await model.engine.answer(np.stack(good), mode)).values  # (n, D)
+        vectors = iter((unit(values) if wanted.normalize else values).tolist())
     return {
-        "model": model.predictor.manifest.name,
-        "mode": name,
-        "dimensions": vectors.shape[1],
-        "normalized": normalize,
-        "embeddings": (unit(vectors) if normalize else vectors).tolist(),
+        "model": manifest.name,
+        "mode": mode,
+        "dimensions": manifest.dimensions,
+        "normalized": wanted.normalize,
+        "embeddings": [None if isinstance(one, ImageError) else next(vectors) for one in decoded],
+        "errors": [
+            {"place": place, "name": wanted.items[place].name, **item_error(one)["error"]}
+            for place, one in enumerate(decoded)
+            if isinstance(one, ImageError)
+        ],
         "milliseconds": round((time.perf_counter() - start) * 1000, 3),
     }
-
-
-class _Budget:
-    """Decodes the images of one request, up to a number of pixels together."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._pixels = 0
-
-    def decode(self, data: bytes, spec: images.ImageSpec, place: int) -> Pixels:
-        """One image as the model takes it. place: from 0 on, for the message."""
-        which = f"image {place + 1} of {self._count}: " if self._count > 1 else ""
-        try:
-            picture = images.open_image(data)
-            self._pixels += picture.width * picture.height
-            if self._pixels <= MAX_REQUEST_PIXELS:
-                return images.fit(picture, spec)
-        except images.ImageError as error:
-            raise from_image_error(error, which) from error
-        raise RequestError(
-            413,
-            "too_many_pixels",
-            f"{which}together more than {MAX_REQUEST_PIXELS / 1e6:g} megapixels; send fewer at a time",
-        )

@@ -2,12 +2,13 @@
 
 {"error": {"code": "unknown_mode", "message": "...", "request_id": "..."}}
 
-400  malformed request: no image, several images, broken multipart, unknown or contradictory fields
+400  malformed request: no image, broken multipart, JSON or zip, unknown or contradictory fields
 404  no such address; or classes asked of an encoder, embeddings of a classifier
-405, 429, 503, 504  as HTTP means them
+405, 429, 504  as HTTP means them
 413  more bytes, more images or more pixels than the limit
 415  the bytes are not an image in a known format
 422  an image or a value that is understood and cannot be used: damaged, unknown mode, top_k out of range
+503  more is waiting than the server allows; try again after the seconds in Retry-After
 500  a fault of the server; the message says nothing else, the log says everything
 
 RequestError    a fault of the client; raised while a request is read, answered by `response`
@@ -15,12 +16,14 @@ RequestError    a fault of the client; raised while a request is read, answered 
 
 import http.client
 import json
+from typing import Any
 
 from starlette.responses import Response
 
 from serving.images import ImageError
 
 REQUEST_ID = "x-request-id"  # the header, and the key in the ASGI scope (BentoML uses "request_id")
+RETRY_AFTER_S = "1"
 CODE = "x-error-code"  # also what tells an error in our shape from one of the libraries below us
 
 _IMAGE_STATUS = {
@@ -28,6 +31,7 @@ _IMAGE_STATUS = {
     "damaged_image": 422,
     "too_many_pixels": 413,
     "unsupported_pixels": 422,
+    "not_base64": 422,
 }
 _STATUS_TEXT = {
     404: ("not_found", "there is nothing at this address; GET /docs lists what there is"),
@@ -36,7 +40,7 @@ _STATUS_TEXT = {
         "this address does not answer to this method; see the header Allow",
     ),
     429: ("too_many_requests", "the server is busy; try again in a moment"),
-    503: ("unavailable", "the server is not ready; try again in a moment"),
+    503: ("unavailable", "the server is not ready or has too much to do; try again in a moment"),
     504: ("timeout", "the server did not finish in time; try again with a smaller image"),
 }
 _SERVER_FAULT = (
@@ -59,6 +63,11 @@ def from_image_error(error: ImageError, which: str = "") -> RequestError:
     return RequestError(_IMAGE_STATUS[error.code], error.code, f"{which}{error}")
 
 
+def item_error(error: ImageError) -> dict[str, Any]:
+    """What an unusable picture among others means, in the shape of all errors."""
+    return {"error": {"code": error.code, "message": str(error)}}
+
+
 def from_status(status: int) -> RequestError:
     """The error that stands for one of a library below us, whose own text is not passed on."""
     if status >= 500:
@@ -70,12 +79,20 @@ def from_status(status: int) -> RequestError:
     return RequestError(status, code, message)
 
 
+def busy() -> RequestError:
+    """The error for a request that finds too much waiting."""
+    return from_status(503)
+
+
 def response(error: RequestError, request_id: str) -> Response:
     """The answer that an error becomes."""
     content = {"code": error.code, "message": str(error), "request_id": request_id}
+    headers = {REQUEST_ID: request_id, CODE: error.code}
+    if error.status == 503:
+        headers["retry-after"] = RETRY_AFTER_S
     return Response(
         json.dumps({"error": content}, ensure_ascii=False),
         status_code=error.status,
-        headers={REQUEST_ID: request_id, CODE: error.code},
+        headers=headers,
         media_type="application/json",
     )

@@ -1,28 +1,25 @@
-"""What a request to POST /predict or POST /embed says: one image or several, and how to answer.
+"""What a request to POST /predict or POST /embed says: images, and how to answer.
 
-An image is the multipart field `image`, or the raw bytes of the body under any other content type: what the
-client declares is not trusted (curl --data-binary says it sends a form, many programs say octet-stream).
-`mode`, `top_k` and `normalize` may be given in the query or as form fields. Nothing here ever fetches an address.
+Where the images are in a body is payload.py's; options may be given in the query, as form fields or in JSON.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope
 
-from serving import multipart
+from serving import payload
 from serving.errors import REQUEST_ID, RequestError
-from serving.limits import MAX_IMAGES, MAX_REQUEST_BYTES
+from serving.limits import MAX_REQUEST_BYTES
+from serving.payload import MAX_VALUE_CHARACTERS, Item
 
-IMAGE = "image"
-OPTIONS = ("mode", "top_k")
+PREDICT_OPTIONS = ("mode", "top_k", "explain")
 EMBED_OPTIONS = ("mode", "normalize")
-MAX_VALUE_CHARACTERS = 256
-_MAX_EMBED_PARTS = 1000  # so many that who sends too many images is told how many are allowed
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
-
-_HOW = "send the file as the body, or as the multipart field 'image'"
+_EXPLANATIONS = {"true": "votes", "1": "votes", "false": None, "0": None, "copies": "copies"}
 
 
 @dataclass(frozen=True)
@@ -45,93 +42,105 @@ class Refused:
 
 @dataclass(frozen=True)
 class Form:
-    """What the client wants; None where it leaves the choice to the server."""
+    """What the client wants classified, and how; None where it leaves the choice to the server.
 
-    image: bytes
+    many: whether the answer is a list. explain: "votes", or "copies" for the votes with pictures.
+    """
+
+    items: tuple[Item, ...]
+    many: bool
     mode: str | None
     top_k: int | None
+    explain: str | None
 
 
 @dataclass(frozen=True)
 class EmbedForm:
     """What the client wants embedded, and how; None where it leaves the choice to the server."""
 
-    images: tuple[bytes, ...]
+    items: tuple[Item, ...]
+    many: bool
     mode: str | None
     normalize: bool
 
 
-async def receive(request: Request) -> Received:
+async def receive(scope: Scope, receive: Receive) -> Received:
     """The request, with at most MAX_REQUEST_BYTES of body.
 
     Raises:
         RequestError: the body is larger (by its own word, or found out while reading), or the client went away.
     """
-    declared = request.headers.get("content-length", "")
+    headers = dict(scope["headers"])
+    declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > MAX_REQUEST_BYTES:
         raise _too_large()
-    chunks, size = [], 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > MAX_REQUEST_BYTES:
-                raise _too_large()
-            chunks.append(chunk)
-    except ClientDisconnect:
-        raise RequestError(400, "disconnected", "the client went away") from None
+    query = scope["query_string"]
     return Received(
-        body=b"".join(chunks),
-        content_type=request.headers.get("content-type", ""),
-        query=tuple(request.query_params.multi_items()),
-        request_id=request.scope[REQUEST_ID],
+        body=await _body(receive),
+        content_type=headers.get(b"content-type", b"").decode("latin-1"),
+        query=tuple(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else (),
+        request_id=scope[REQUEST_ID],
     )
 
 
 def parse(received: Received) -> Form:
-    """The image and the options in a request to classify.
+    """The images and the options in a request to classify.
 
     Raises:
-        RequestError: no image, several images, malformed multipart, unknown, contradictory or malformed fields.
+        RequestError: no image, too many, a malformed body, unknown, contradictory or malformed fields.
     """
-    images, fields = _read(received, multipart.MAX_PARTS)
-    if len(images) > 1:
-        raise RequestError(400, "several_images", f"{len(images)} images; send one image a request")
-    options = _options(fields, OPTIONS)
-    return Form(images[0], options.get("mode"), _top_k(options.get("top_k")))
+    found, options = _read(received, PREDICT_OPTIONS)
+    return Form(
+        tuple(found.items),
+        found.many,
+        options.get("mode"),
+        _top_k(options.get("top_k")),
+        _one_of("explain", options.get("explain"), _EXPLANATIONS),
+    )
 
 
 def parse_embed(received: Received) -> EmbedForm:
     """The images, in their order, and the options in a request for embeddings.
 
     Raises:
-        RequestError: no image, more than MAX_IMAGES, malformed multipart, unknown, contradictory or malformed fields.
+        RequestError: as parse.
     """
-    images, fields = _read(received, _MAX_EMBED_PARTS)
-    if len(images) > MAX_IMAGES:
-        message = f"{len(images)} images; send at most {MAX_IMAGES} a request"
-        raise RequestError(413, "too_many_images", message)
-    options = _options(fields, EMBED_OPTIONS)
-    return EmbedForm(tuple(images), options.get("mode"), _normalize(options.get("normalize")))
+    found, options = _read(received, EMBED_OPTIONS)
+    normalize = _one_of("normalize", options.get("normalize"), _TRUTH)
+    return EmbedForm(tuple(found.items), found.many, options.get("mode"), bool(normalize))
 
 
-def _read(received: Received, max_parts: int) -> tuple[list[bytes], list[tuple[str, str]]]:
-    """The images and the other fields of a request, unread."""
-    images, fields = [received.body], list(received.query)
-    if received.content_type.partition(";")[0].strip().lower() == "multipart/form-data":
-        parts = multipart.split(received.body, received.content_type, max_parts=max_parts)
-        images = [part.data for part in parts if part.name == IMAGE]
-        fields += [(part.name, _text(part)) for part in parts if part.name != IMAGE]
-    if not any(images):
-        raise RequestError(400, "no_image", f"the request has no image (0 bytes); {_HOW}")
-    return images, fields
+async def _body(receive: Receive) -> bytes:
+    chunks, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RequestError(400, "disconnected", "the client went away")
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > MAX_REQUEST_BYTES:
+            raise _too_large()
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _read(received: Received, known: tuple[str, ...]) -> tuple[payload.Payload, dict[str, str]]:
+    """The images of a request, and its options."""
+    found = payload.read(received.body, received.content_type)
+    fields = [*received.query, *found.fields]
+    return found, _options(fields, known) if fields else {}
 
 
 def _options(fields: Iterable[tuple[str, str]], known: tuple[str, ...]) -> dict[str, str]:
     options: dict[str, str] = {}
     for name, raw in fields:
         if name not in known:
-            names = [IMAGE, *known]
-            raise RequestError(400, "unknown_field", f"unknown field {name!r}; choose from {names}")
+            names = [payload.IMAGE, *known]
+            short = name[:MAX_VALUE_CHARACTERS]
+            raise RequestError(
+                400, "unknown_field", f"unknown field {short!r}; choose from {names}"
+            )
         value = _unquote(raw)
         if value is not None and options.setdefault(name, value) != value:
             raise RequestError(
@@ -163,21 +172,14 @@ def _top_k(value: str | None) -> int | None:
     return int(value)
 
 
-def _normalize(value: str | None) -> bool:
+def _one_of(name: str, value: str | None, meanings: Mapping[str, Any]) -> Any:
     if value is None:
-        return False
-    if value.lower() not in _TRUTH:
-        message = f"normalize is {value!r}; it must be true or false"
-        raise RequestError(422, "invalid_normalize", message)
-    return _TRUTH[value.lower()]
-
-
-def _text(part: multipart.Part) -> str:
-    text = part.data[: MAX_VALUE_CHARACTERS + 1].decode("utf-8", "replace")
-    if len(text) > MAX_VALUE_CHARACTERS:
-        limit = f"more than {MAX_VALUE_CHARACTERS} characters"
-        raise RequestError(400, "field_too_long", f"the field {part.name!r} has {limit}")
-    return text
+        return None
+    if value.lower() not in meanings:
+        choice = ", ".join(word for word in meanings if not word.isdigit())
+        message = f"{name} is {value!r}; it must be one of {choice}"
+        raise RequestError(422, f"invalid_{name}", message)
+    return meanings[value.lower()]
 
 
 def _too_large() -> RequestError:

@@ -14,7 +14,7 @@ How anything becomes RGB (docs/images.md says it for users):
 import io
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, get_args
 
 import numpy as np
@@ -101,14 +101,14 @@ def decode(data: bytes, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> Pix
         ImageError: not a picture, a damaged one, more than max_pixels, or pixels that have no RGB
             meaning.
     """
-    return fit(open_image(data, max_pixels=max_pixels), spec)
+    return load(header(data, max_pixels=max_pixels), spec)
 
 
-def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The decoded, upright picture of an encoded file, in whatever mode the file has.
+def header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture of an encoded file, of which only the header has been read.
 
     Raises:
-        ImageError: as decode.
+        ImageError: not a picture, or more than max_pixels.
     """
     if not data:
         raise ImageError("not_an_image", "the image is empty (0 bytes)")
@@ -124,6 +124,29 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ) from error
     if image.width * image.height > max_pixels:
         raise ImageError("too_many_pixels", _too_many(max_pixels, image.size))
+    return image
+
+
+def load(image: Image.Image, spec: ImageSpec) -> Pixels:
+    """A picture of which only the header has been read, as the model takes it: (spec.height, spec.width, 3) uint8 RGB.
+
+    Raises:
+        ImageError: a damaged picture, or pixels that have no RGB meaning.
+    """
+    return fit(_loaded(image), spec)
+
+
+def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The decoded, upright picture of an encoded file, in whatever mode the file has.
+
+    Raises:
+        ImageError: as decode.
+    """
+    return _loaded(header(data, max_pixels=max_pixels))
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """The decoded, upright picture."""
     try:
         image.load()
     except Exception as error:  # as above: truncated, corrupt or hostile data
@@ -166,10 +189,11 @@ def images_below(root: Path) -> list[Path]:
 
     Hidden ones do not count (copies kept by notebooks, what macOS packs beside a picture).
     """
-    return sorted(p for p in root.rglob("*") if _is_image(p.relative_to(root)) and p.is_file())
+    return sorted(p for p in root.rglob("*") if is_image_name(p.relative_to(root)) and p.is_file())
 
 
-def _is_image(path: Path) -> bool:
+def is_image_name(path: PurePath) -> bool:
+    """Whether a file in a folder is called like an image and neither it nor a folder on its way is hidden."""
     hidden = any(part.startswith(".") for part in path.parts)
     return path.suffix.lower() in EXTENSIONS and not hidden
 

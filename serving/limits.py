@@ -7,7 +7,11 @@ from pathlib import Path
 from serving.images import ImageSpec
 
 MAX_REQUEST_BYTES = 20 * 1024 * 1024  # one picture straight from a camera is rarely above 15 MB
-MAX_IMAGES = 64  # in one request for embeddings
+MAX_IMAGES = 256  # in one request
+MAX_UNZIPPED_BYTES = (
+    4 * MAX_REQUEST_BYTES
+)  # of the images in a request's zips: a few kilobytes may hold gigabytes
+MAX_WAITING_BYTES = 256 * 1024**2  # of pixels that wait for a network, of all requests together
 MAX_REQUEST_PIXELS = 200_000_000  # of its images together: a few kilobytes may hold 50 million
 
 # that go through a network at a time: the first layer of a ResNet-18 says 64 bytes a pixel, so 134 MB

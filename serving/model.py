@@ -1,17 +1,14 @@
-"""A loaded bundle and what it says: about itself, and about a picture. Knows no HTTP."""
+"""A loaded bundle, and what it says about itself. Knows no HTTP."""
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from serving import bundle, images
-from serving.errors import RequestError, from_image_error
+from serving import bundle
+from serving.engine import Engine, Processors
+from serving.errors import RequestError
 from serving.predictor import ModeError, Predictor, mode_name, provider
 from serving.settings import Settings
 
-DEFAULT_TOP_K = 5
 ADDRESSES = {"classify": "/predict", "embed": "/embed"}  # where a bundle of each task answers
 
 
@@ -20,10 +17,12 @@ class Model:
     """A bundle, ready to answer."""
 
     predictor: Predictor
+    processors: Processors
+    engine: Engine
     default_mode: str
 
 
-def load(settings: Settings) -> Model:
+def load(settings: Settings, processors: Processors) -> Model:
     """The bundle that the settings name, checked, loaded and warmed up.
 
     Raises:
@@ -31,11 +30,11 @@ def load(settings: Settings) -> Model:
         ModeError: the bundle lacks the default mode that was asked for.
         DeviceError: the device that was asked for is not there.
     """
-    predictor = Predictor(
-        bundle.read(settings.bundle), device=settings.device, threads=settings.threads
-    )
+    found = bundle.read(settings.bundle)
+    predictor = Predictor(found, device=settings.device, threads=settings.threads, concurrent=True)
     predictor.warm_up()
-    return Model(predictor, predictor.mode_name(settings.mode))
+    engine = Engine(predictor, processors.batcher)
+    return Model(predictor, processors, engine, predictor.mode_name(settings.mode))
 
 
 def check(settings: Settings) -> None:
@@ -47,37 +46,6 @@ def check(settings: Settings) -> None:
     manifest = bundle.read(settings.bundle).manifest
     mode_name(manifest, settings.mode)
     provider(settings.device)
-
-
-def classify(model: Model, image: bytes, mode: str | None, top_k: int | None) -> dict[str, Any]:
-    """What an encoded image shows, in the fields of schemas.Prediction.
-
-    Raises:
-        RequestError: the bundle does not classify, unusable image, unknown mode, or top_k out of range.
-    """
-    require(model, "classify")
-    manifest = model.predictor.manifest
-    name = mode_of(model, mode)
-    count = _count(top_k, len(manifest.classes))
-    start = time.perf_counter()
-    try:
-        pixels = images.decode(image, model.predictor.spec)
-    except images.ImageError as error:
-        raise from_image_error(error) from error
-    probabilities = model.predictor.predict(pixels[None], name)[0]
-    milliseconds = (time.perf_counter() - start) * 1000
-    order = np.argsort(-probabilities, kind="stable")[:count].tolist()
-    top = [{"label": manifest.classes[i], "probability": float(probabilities[i])} for i in order]
-    return {
-        "model": manifest.name,
-        "mode": name,
-        "label": top[0]["label"],
-        "index": order[0],
-        "confidence": top[0]["probability"],
-        "top": top,
-        "forward_passes": manifest.modes[name].forward_passes,
-        "milliseconds": round(milliseconds, 3),
-    }
 
 
 def describe(model: Model) -> dict[str, Any]:
@@ -133,11 +101,3 @@ def mode_of(model: Model, mode: str | None) -> str:
         return model.predictor.mode_name(mode or model.default_mode)
     except ModeError as error:
         raise RequestError(422, "unknown_mode", str(error)) from None
-
-
-def _count(top_k: int | None, classes: int) -> int:
-    if top_k is None:
-        return min(DEFAULT_TOP_K, classes)
-    if not 1 <= top_k <= classes:
-        raise RequestError(422, "invalid_top_k", f"top_k is {top_k}; it may be 1 to {classes}")
-    return top_k

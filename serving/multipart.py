@@ -7,8 +7,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from serving.errors import RequestError
 
-MAX_PARTS = 16  # of a form with one image
 MAX_NAME_BYTES = 64
+MAX_FILENAME_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,10 @@ class Part:
 
     name: str
     data: bytes
+    filename: str | None = None
 
 
-def split(body: bytes, content_type: str, *, max_parts: int = MAX_PARTS) -> list[Part]:
+def split(body: bytes, content_type: str, *, max_parts: int) -> list[Part]:
     """The parts of a body, in their order.
 
     Raises:
@@ -61,11 +62,13 @@ class _Collector:
         self._field = b""
         self._value = b""
         self._name: str | None = None
+        self._filename: str | None = None
 
     def begin(self) -> None:
         if len(self.parts) == self._max_parts:
             raise _malformed(f"it has more than {self._max_parts} parts")
-        self._chunks, self._name, self._field, self._value = [], None, b"", b""
+        self._chunks, self._field, self._value = [], b"", b""
+        self._name = self._filename = None
 
     def header_name(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]
@@ -75,8 +78,9 @@ class _Collector:
 
     def header_end(self) -> None:
         if self._field.lower() == b"content-disposition":
-            name = parse_options_header(self._value)[1].get(b"name", b"")
-            self._name = name[:MAX_NAME_BYTES].decode("utf-8", "replace") or None
+            options = parse_options_header(self._value)[1]
+            self._name = _decoded(options.get(b"name", b"")[:MAX_NAME_BYTES])
+            self._filename = _decoded(options.get(b"filename", b"")[:MAX_FILENAME_BYTES])
         self._field = self._value = b""
 
     def data(self, data: bytes, start: int, end: int) -> None:
@@ -85,10 +89,14 @@ class _Collector:
     def end(self) -> None:
         if self._name is None:
             raise _malformed("a part has no name")
-        self.parts.append(Part(self._name, b"".join(self._chunks)))
+        self.parts.append(Part(self._name, b"".join(self._chunks), self._filename))
 
     def finish(self) -> None:
         self.complete = True
+
+
+def _decoded(text: bytes) -> str | None:
+    return text.decode("utf-8", "replace") or None
 
 
 def _malformed(reason: str) -> RequestError:

@@ -10,15 +10,31 @@ from serving.limits import MAX_IMAGES, MAX_REQUEST_BYTES
 from serving.model import ADDRESSES
 
 _REFERENCE = "#/components/schemas/{model}"
-_MODELS = (schemas.Prediction, schemas.Embeddings, schemas.Models, schemas.ErrorAnswer)
+_MODELS = (
+    schemas.Prediction,
+    schemas.Predictions,
+    schemas.Embeddings,
+    schemas.Models,
+    schemas.ErrorAnswer,
+)
 _ABOUT = {
     "classify": "An image in, its class out: in one forward pass, or in several.",
     "embed": "Images in, a vector for each out: alike images have vectors of like direction.",
 }
 _IMAGE = {"type": "string", "format": "binary", "description": "an encoded image"}
+_IMAGES = {"type": "array", "minItems": 1, "maxItems": MAX_IMAGES, "items": _IMAGE}
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
+_EXPLAIN = {
+    "type": "string",
+    "enum": ["false", "true", "copies"],
+    "default": "false",
+    "description": "what each transformed copy votes; with copies, as pictures too",
+}
 _TAKES = (
     f"JPEG, PNG, WebP, GIF, TIFF, ... up to {MAX_REQUEST_BYTES // 1024**2} MiB; the bytes decide "
-    "what it is, not the declared type. Options go into the query or beside the image in a form."
+    "what it is, not the declared type. Options go into the query or beside the image. "
+    f"Up to {MAX_IMAGES} images in several parts of a form, in a zip or as JSON are answered in their order, and one "
+    "that cannot be used spoils nothing."
 )
 _FAULTS = ("400", "413", "415", "422")
 
@@ -60,8 +76,8 @@ def _predict(description: dict[str, Any]) -> dict[str, Any]:
         "operationId": "predict",
         "summary": "What does an image show?",
         "description": _TAKES,
-        **_request({"mode": _mode(description), "top_k": top_k}, _IMAGE),
-        "responses": _responses(_json("Prediction"), *_FAULTS),
+        **_request({"mode": _mode(description), "top_k": top_k, "explain": _EXPLAIN}),
+        "responses": _responses(_json("Prediction", "Predictions"), *_FAULTS),
     }
 
 
@@ -71,15 +87,11 @@ def _embed(description: dict[str, Any]) -> dict[str, Any]:
         "default": False,
         "description": "whether to scale every vector to length 1",
     }
-    images = {"type": "array", "minItems": 1, "maxItems": MAX_IMAGES, "items": _IMAGE}
     return {
         "operationId": "embed",
         "summary": "Which vector stands for an image?",
-        "description": (
-            f"{_TAKES} A form may hold up to {MAX_IMAGES} images; their vectors come in the same order. One image "
-            "that cannot be used makes the whole request an error, which names it."
-        ),
-        **_request({"mode": _mode(description), "normalize": normalize}, images),
+        "description": _TAKES,
+        **_request({"mode": _mode(description), "normalize": normalize}),
         "responses": _responses(_json("Embeddings"), *_FAULTS),
     }
 
@@ -96,12 +108,16 @@ def _mode(description: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _request(options: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
-    """Options in the query or in a form; the image in the form, or one as the body."""
-    form = {"type": "object", "required": ["image"], "properties": {"image": image, **options}}
+def _request(options: dict[str, Any]) -> dict[str, Any]:
+    """Options in the query, in a form or in JSON; images in the form, as the body, in a zip or in JSON."""
+    form = {"type": "object", "required": ["image"], "properties": {"image": _IMAGES, **options}}
+    texts = {"images": {"type": "array", "maxItems": MAX_IMAGES, "items": _BASE64}}
+    listed = {"type": "object", "required": ["images"], "properties": {**texts, **options}}
     content = {
         "multipart/form-data": {"schema": form},
         "application/octet-stream": {"schema": _IMAGE},
+        "application/zip": {"schema": {"type": "string", "format": "binary"}},
+        "application/json": {"schema": listed},
     }
     return {
         "parameters": [
@@ -121,8 +137,10 @@ def _responses(content: dict[str, Any], *faults: str) -> dict[str, Any]:
     return {"200": good, **dict.fromkeys(faults, error), "default": error}
 
 
-def _json(name: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": _REFERENCE.format(model=name)}}}
+def _json(*names: str) -> dict[str, Any]:
+    references = [{"$ref": _REFERENCE.format(model=name)} for name in names]
+    schema = references[0] if len(references) == 1 else {"oneOf": references}
+    return {"application/json": {"schema": schema}}
 
 
 def _text() -> dict[str, Any]:

@@ -6,8 +6,9 @@ ModeError      a mode the bundle does not have
 
 import ctypes
 import logging
-from collections.abc import Iterable
-from typing import Literal
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -25,6 +26,8 @@ _log = logging.getLogger(__name__)
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
+_TRIALS = 5  # the first is slow
+_QUICK_S = 0.002  # a layer then takes some 50 us, and to wake a thread 10 or more
 _ERRORS_ONLY = (
     3  # onnxruntime's log severity; what is a warning there is either checked here or harmless
 )
@@ -46,6 +49,8 @@ class Predictor:
         left unused.
     modes: which modes to load; None for all of them.
     threads: per session; None for as many as the process has processors.
+    concurrent: whether several threads will call at a time. Then a network so quick that sharing its layers among
+        threads costs more than it gains has one thread a call.
 
     Raises:
         DeviceError: "cuda" was asked for and is not to be had.
@@ -60,6 +65,7 @@ class Predictor:
         device: Device = "auto",
         modes: Iterable[str] | None = None,
         threads: int | None = None,
+        concurrent: bool = False,
     ) -> None:
         self.manifest = bundle.manifest
         self.spec = _image_spec(bundle)
@@ -69,7 +75,11 @@ class Predictor:
         names = (
             list(self.manifest.modes) if modes is None else [self.mode_name(mode) for mode in modes]
         )
-        self._sessions = {name: self._session(bundle, name, threads) for name in names}
+        most = threads or available_cpus()
+        self._sessions = {name: self._session(bundle, name, most) for name in names}
+        if concurrent and most > 1:
+            for name in [name for name in names if self._is_quick(name)]:
+                self._sessions[name] = self._session(bundle, name, 1)
 
     def mode_name(self, name: str | None) -> str:
         """The mode to answer in: the name itself if the bundle has it, its default mode for None.
@@ -79,25 +89,48 @@ class Predictor:
         """
         return mode_name(self.manifest, name)
 
+    def graph(self, name: str) -> Mode:
+        """What the manifest says of a graph."""
+        return self.manifest.modes[name]
+
+    def run(
+        self, graph: str, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]
+    ) -> list[NDArray[Any]]:
+        """Outputs of a graph for the inputs that it takes, by name; the first axis is the batch."""
+        return list(self._sessions[graph].run(list(outputs), dict(feeds)))
+
     def predict(self, images: Pixels, mode: str) -> Answers:
         """The classes' probabilities in one mode, or the embeddings if that is the bundle's task.
 
         images: (B, H, W, 3) uint8 RGB of the bundle's image size. Returns (B, N) float32, each row sums to 1; or
         (B, D) float32.
         """
-        (answers,) = self._sessions[mode].run([ANSWERS[self.manifest.task]], {INPUT: images})
+        (answers,) = self.run(mode, {INPUT: images}, [ANSWERS[self.manifest.task]])
         return np.asarray(answers, dtype=np.float32)
 
     def warm_up(self) -> None:
         """Run every loaded mode once, so that the first request does not pay for onnxruntime's set-up."""
-        blank = np.zeros((1, self.spec.height, self.spec.width, 3), dtype=np.uint8)
         for mode in self._sessions:
-            self.predict(blank, mode)
+            self.predict(self._blank(), mode)
 
-    def _session(self, bundle: Bundle, name: str, threads: int | None) -> ort.InferenceSession:
+    def _blank(self) -> Pixels:
+        return np.zeros((1, self.spec.height, self.spec.width, 3), dtype=np.uint8)
+
+    def _is_quick(self, name: str) -> bool:
+        """Whether a mode answers to one image so quickly that one thread is best for it."""
+        seconds = []
+        for _ in range(_TRIALS):
+            start = time.perf_counter()
+            self.predict(self._blank(), name)
+            seconds.append(time.perf_counter() - start)
+        return min(seconds) < _QUICK_S
+
+    def _session(self, bundle: Bundle, name: str, threads: int) -> ort.InferenceSession:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or available_cpus()
+        options.intra_op_num_threads = threads
         options.log_severity_level = _ERRORS_ONLY
+        # threads that wait by spinning take the processor from decoding and from the network
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = bundle.graph(name)
         try:
             session = ort.InferenceSession(path, options, providers=[self.provider])

@@ -21,17 +21,70 @@ class Label(BaseModel):
     probability: float = Field(ge=0, le=1)
 
 
-class Prediction(BaseModel):
+class Vote(BaseModel):
+    """What one transformed copy of an image says by itself."""
+
+    transformation: str
+    label: str = Field(description="the class that the copy finds most probable")
+    probability: float = Field(ge=0, le=1)
+    png: str | None = Field(default=None, description="the copy, base64; with explain=copies")
+
+
+class Found(BaseModel):
     """What an image shows."""
 
-    model: str = Field(description="the bundle's name")
-    mode: str = Field(description="the mode that answered")
     label: str = Field(description="the most probable class")
     index: int = Field(ge=0, description="its place in the list of classes")
     confidence: float = Field(ge=0, le=1, description="its probability")
     top: list[Label] = Field(description="the top_k most probable classes, best first")
     forward_passes: int = Field(ge=1, description="how often the network ran for this answer")
+    votes: list[Vote] | None = Field(
+        default=None, description="what each transformed copy says; with explain=true"
+    )
+
+
+class Prediction(Found):
+    """What an image shows that is alone in its request."""
+
+    model: str = Field(description="the bundle's name")
+    mode: str = Field(description="the mode that answered")
     milliseconds: float = Field(ge=0, description="decoding and inference, without the network")
+
+
+class ItemError(BaseModel):
+    """What is wrong with one image of many."""
+
+    code: str
+    message: str
+
+
+class FoundItem(Found):
+    """What one image of many shows."""
+
+    name: str | None = Field(description="what the client calls it: in a zip or a form")
+
+
+class FailedItem(BaseModel):
+    """One image of many that cannot be used."""
+
+    name: str | None
+    error: ItemError
+
+
+class Predictions(BaseModel):
+    """What many images show, in their order; an unusable one spoils nothing."""
+
+    model: str = Field(description="the bundle's name")
+    mode: str = Field(description="the mode that answered")
+    predictions: list[FoundItem | FailedItem]
+    milliseconds: float = Field(ge=0, description="decoding and inference, without the network")
+
+
+class UnusableImage(ItemError):
+    """Which image of a request has no embedding, and why."""
+
+    place: int = Field(ge=0, description="among the images of the request, from 0 on")
+    name: str | None = Field(description="what the client calls it: in a zip or a form")
 
 
 class Embeddings(BaseModel):
@@ -41,7 +94,10 @@ class Embeddings(BaseModel):
     mode: str = Field(description="the mode that answered")
     dimensions: int = Field(ge=1, description="how many numbers a vector has")
     normalized: bool = Field(description="whether every vector has length 1")
-    embeddings: list[list[float]] = Field(description="a vector for each image, in their order")
+    embeddings: list[list[float] | None] = Field(
+        description="a vector for each image, in their order; null where it cannot be used"
+    )
+    errors: list[UnusableImage] = Field(description="the images that cannot be used")
     milliseconds: float = Field(ge=0, description="decoding and inference, without the network")
 
 
@@ -102,7 +158,7 @@ class AsReceived(IODescriptor):  # type: ignore[misc]  # BentoML's SDK is not ty
     async def from_http_request(cls, request: Request, serde: object) -> Any:
         """The request as it came, or why it cannot be read: BentoML would log what is raised here."""
         try:
-            return await form.receive(request)
+            return await form.receive(request.scope, request.receive)
         except RequestError as error:
             return form.Refused(error, request.scope[REQUEST_ID])
 
@@ -122,6 +178,9 @@ class PredictInput(AsReceived):
         default=None, description="how to answer; the server's default if null"
     )
     top_k: int | None = Field(default=None, description="how many classes to name; 5 if null")
+    explain: str | None = Field(
+        default=None, description="true for what each copy votes, copies for their pictures too"
+    )
 
 
 class EmbedInput(AsReceived):

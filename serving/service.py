@@ -2,20 +2,19 @@
 
 on_deployment   in the starting process, before there are workers: one sentence if it cannot work
 __init__        in each worker: load the bundle once
-predict, embed  POST /predict and POST /embed, in a thread of the worker, so that the event loop stays free
+predict, embed  POST /predict and POST /embed, as coroutines: decoding and inference have threads of their own
 """
-
-import json
-from collections.abc import Callable
-from typing import Any
 
 import bentoml
 from bentoml.exceptions import BentoMLException
 from starlette.responses import Response
 
-from serving import embedding, errors, form, model, packaging, pages, schemas, settings
+from serving import answering, form, model, packaging, pages, schemas, settings
 from serving.bundle import BundleError
+from serving.endpoints import Endpoints
+from serving.engine import Processors
 from serving.gate import Catch, GatedService
+from serving.models import Models
 from serving.predictor import DeviceError, ModeError
 
 packaging.no_usage_reports()
@@ -28,33 +27,7 @@ def _settings() -> settings.Settings:
         raise BentoMLException(str(error)) from None
 
 
-Work = Callable[[model.Model, form.Received], dict[str, Any]]
-
-
-def classify(loaded: model.Model, request: form.Received) -> dict[str, Any]:
-    """What POST /predict answers, in the fields of schemas.Prediction."""
-    model.require(loaded, "classify")
-    wanted = form.parse(request)
-    return model.classify(loaded, wanted.image, wanted.mode, wanted.top_k)
-
-
-def embed(loaded: model.Model, request: form.Received) -> dict[str, Any]:
-    """What POST /embed answers, in the fields of schemas.Embeddings."""
-    model.require(loaded, "embed")
-    wanted = form.parse_embed(request)
-    return embedding.embed(loaded, wanted.images, wanted.mode, normalize=wanted.normalize)
-
-
-def answer(loaded: model.Model, request: form.Received | form.Refused, work: Work) -> Response:
-    """The answer that the work becomes, or an error in the one shape of all."""
-    if isinstance(request, form.Refused):
-        return errors.response(request.error, request.request_id)
-    try:
-        content = work(loaded, request)
-    except errors.RequestError as error:
-        return errors.response(error, request.request_id)
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)  # NaN is no JSON
-    return Response(text, media_type="application/json")
+_models = Models()  # of this process; BentoML wants its layers before the model is loaded
 
 
 @bentoml.service(
@@ -66,24 +39,36 @@ def answer(loaded: model.Model, request: form.Received | form.Refused, work: Wor
     threads=_settings().threads,
     traffic={"timeout": 60},
     tracing={"excluded_urls": ".*"},
+    logging={"access": {"enabled": _settings().access_log}},
 )
 @bentoml.asgi_app(pages.app, path="/")
 class Service:
-    """Classify images in one forward pass, or in several, by a switch; or embed them."""
+    """Classify images in one forward pass, or in several, by a switch; or embed them.
+
+    What comes over HTTP is answered by Endpoints before it gets to the methods here, which describe it.
+    """
 
     def __init__(self) -> None:
-        self._model = model.load(_settings())
-        pages.show(self._model)
+        wanted = _settings()
+        self._processors = Processors(wanted.threads)
+        loaded = model.load(wanted, self._processors)
+        _models.put(loaded)
+        pages.show(loaded)
 
     @bentoml.api(input_spec=schemas.PredictInput, output_spec=schemas.Prediction)  # type: ignore[untyped-decorator]
-    def predict(self, request: form.Received | form.Refused, /) -> Response:
+    async def predict(self, request: form.Received | form.Refused, /) -> Response:
         """The class that an image shows, and how sure the model is."""
-        return answer(self._model, request, classify)
+        return await answering.answer(_models, request, answering.classify)
 
     @bentoml.api(input_spec=schemas.EmbedInput, output_spec=schemas.Embeddings)  # type: ignore[untyped-decorator]
-    def embed(self, request: form.Received | form.Refused, /) -> Response:
+    async def embed(self, request: form.Received | form.Refused, /) -> Response:
         """The vectors of one image or several, for search and for comparing."""
-        return answer(self._model, request, embed)
+        return await answering.answer(_models, request, answering.embed)
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    def close(self) -> None:
+        """Let the threads end."""
+        self._processors.close()
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
@@ -96,4 +81,6 @@ class Service:
             raise BentoMLException(str(error)) from None
 
 
+# from the outside to the inside
 Service.add_asgi_middleware(Catch)  # type: ignore[attr-defined]  # the decorator made it BentoML's
+Service.add_asgi_middleware(Endpoints, models=_models)  # type: ignore[attr-defined]

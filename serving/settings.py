@@ -4,6 +4,7 @@ VIEWFOLD_BUNDLE     the bundle's folder; `bundle/` beside the package `serving` 
 VIEWFOLD_MODE       the mode that answers requests that name none; the bundle's own default where it is not set
 VIEWFOLD_DEVICE     auto, cpu or cuda; auto where it is not set
 VIEWFOLD_WORKERS    processes that answer; 1 where it is not set
+VIEWFOLD_ACCESS_LOG 1 for a line in the log for each request; none where it is not set
 
 SettingsError       a setting that cannot be, or a port that cannot be had
 """
@@ -39,6 +40,7 @@ class Settings:
     mode: str | None = None
     device: Device = "auto"
     workers: int = 1
+    access_log: bool = False
 
     def __post_init__(self) -> None:
         if self.device not in get_args(Device):
@@ -59,6 +61,7 @@ class Settings:
             "VIEWFOLD_BUNDLE": str(self.bundle.absolute()),
             "VIEWFOLD_DEVICE": self.device,
             "VIEWFOLD_WORKERS": str(self.workers),
+            "VIEWFOLD_ACCESS_LOG": str(int(self.access_log)),
         }
         return chosen if self.mode is None else {**chosen, "VIEWFOLD_MODE": self.mode}
 
@@ -78,9 +81,13 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     workers = environment.get("VIEWFOLD_WORKERS") or "1"
     if not workers.isascii() or not workers.isdigit():
         raise SettingsError(f"VIEWFOLD_WORKERS is {workers!r}; it must be a whole number")
+    access_log = environment.get("VIEWFOLD_ACCESS_LOG") or "0"
+    if access_log not in ("0", "1"):
+        raise SettingsError(f"VIEWFOLD_ACCESS_LOG is {access_log!r}; it must be 0 or 1")
     return Settings(
         bundle=Path(environment.get("VIEWFOLD_BUNDLE") or DEFAULT_BUNDLE).expanduser(),
         mode=environment.get("VIEWFOLD_MODE") or None,
         device=cast(Device, environment.get("VIEWFOLD_DEVICE") or "auto"),
         workers=int(workers),
+        access_log=access_log == "1",
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from serving import model
+from serving.engine import Processors
 from serving.predictor import Device
 from serving.settings import DEFAULT_BUNDLE, ROOT, Settings, SettingsError
 
@@ -30,6 +31,8 @@ class ServeConfig:
     """Where to run; cuda fails where there is no usable GPU, auto takes what there is."""
     workers: int = 1
     """Processes that answer; they share the processors that there are."""
+    access_log: bool = False
+    """Write a line for every request to the log; it costs time."""
 
 
 def run(config: ServeConfig) -> None:
@@ -39,9 +42,13 @@ def run(config: ServeConfig) -> None:
         SettingsError: a port that is taken, an address that is not one of this machine, no workers.
         BundleError, ModeError, DeviceError: as model.load; all found before anything is started.
     """
-    settings = Settings(config.bundle.absolute(), config.mode, config.device, config.workers)
+    settings = Settings(
+        config.bundle.absolute(), config.mode, config.device, config.workers, config.access_log
+    )
     _check_address(config.host, config.port)
-    loaded = model.load(settings)
+    processors = Processors(settings.threads)
+    loaded = model.load(settings, processors)
+    processors.close()
     print(announcement(config, loaded), flush=True)
     command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Service"]
     command += ["--working-dir", str(ROOT), "--host", config.host, "--port", str(config.port)]

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from serving.engine import Processors
 from tests.bundles import write_bundle
 
 
@@ -11,6 +12,14 @@ from tests.bundles import write_bundle
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for reading; tests that break one write their own."""
     return write_bundle(tmp_path_factory.mktemp("bundles") / "colours")
+
+
+@pytest.fixture(scope="session")
+def processors() -> Iterator[Processors]:
+    """What the models of this process share."""
+    found = Processors(2)
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """POST /embed, below HTTP: what a request says, and what an encoder answers to it."""
 
+import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +11,24 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from serving import embedding, form, limits, model, multipart, openapi, schemas, service
+from serving import answering, decoding, form, limits, model, openapi, schemas
+from serving.engine import Engine, Processors
 from serving.images import ImageSpec
 from serving.model import Model
+from serving.models import Models
 from serving.predictor import unit
 from serving.settings import Settings
 from serving.start import ServeConfig, announcement
 from tests.answers import error
 from tests.bundles import write_embedder
-from tests.pictures import BLUE, COLOURS, GREEN, RED, declared_png, encoded, plain
+from tests.pictures import BLUE, GREEN, RED, declared_png, encoded, plain
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def encoder(tmp_path_factory: pytest.TempPathFactory, processors: Processors) -> Model:
     """The bundle that embeds, loaded."""
     folder = write_embedder(tmp_path_factory.mktemp("embedder"))
-    return model.load(Settings(folder, device="cpu"))
+    return model.load(Settings(folder, device="cpu"), processors)
 
 
 def received(
@@ -39,21 +43,23 @@ def received(
     return form.Received(body + b"--b--\r\n", "multipart/form-data; boundary=b", query, "id")
 
 
-def asked(loaded: Model, request: form.Received | form.Refused, work: service.Work) -> Any:
+def asked(loaded: Model, request: form.Received | form.Refused, work: answering.Work) -> Any:
     """Status and content of an answer."""
-    response = service.answer(loaded, request, work)
+    models = Models()
+    models.put(loaded)
+    response = asyncio.run(answering.answer(models, request, work))
     return response.status_code, json.loads(bytes(response.body))
 
 
 def refused(encoder: Model, request: form.Received) -> tuple[int, str, str]:
-    status, content = asked(encoder, request, service.embed)
+    status, content = asked(encoder, request, answering.embed)
     found = schemas.ErrorAnswer.model_validate(content, strict=True).error
     return status, found.code, found.message
 
 
 def test_answer_has_the_vectors_in_the_order_of_the_images(encoder: Model):
     colours = [RED, BLUE, GREEN, RED]
-    status, content = asked(encoder, received(*map(plain, colours)), service.embed)
+    status, content = asked(encoder, received(*map(plain, colours)), answering.embed)
     answer = schemas.Embeddings.model_validate(content, strict=True)
     assert (status, list(content)) == (200, list(schemas.Embeddings.model_fields))
     assert (answer.model, answer.mode, answer.dimensions) == ("means", "embed", 3)
@@ -63,7 +69,7 @@ def test_answer_has_the_vectors_in_the_order_of_the_images(encoder: Model):
 
 def test_raw_body_is_one_image(encoder: Model):
     request = form.Received(plain(RED, "JPEG"), "application/json", (), "id")
-    status, content = asked(encoder, request, service.embed)
+    status, content = asked(encoder, request, answering.embed)
     assert (status, len(content["embeddings"])) == (200, 1)
 
 
@@ -73,7 +79,7 @@ def test_normalized_vectors_have_length_1(encoder: Model, value: str, expected: 
         received(plain(RED), plain(BLUE), normalize=value),
         received(plain(RED), plain(BLUE), query=(("normalize", value),)),
     ):
-        _, content = asked(encoder, request, service.embed)
+        _, content = asked(encoder, request, answering.embed)
         assert content["normalized"]
         np.testing.assert_allclose(np.linalg.norm(content["embeddings"], axis=1), expected)
         np.testing.assert_allclose(
@@ -83,7 +89,7 @@ def test_normalized_vectors_have_length_1(encoder: Model, value: str, expected: 
 
 @pytest.mark.parametrize("value", ["false", "0", "null", ""])
 def test_normalize_can_be_declined(encoder: Model, value: str):
-    _, content = asked(encoder, received(plain(RED), normalize=value), service.embed)
+    _, content = asked(encoder, received(plain(RED), normalize=value), answering.embed)
     assert not content["normalized"]
 
 
@@ -94,19 +100,23 @@ def test_unit_keeps_directions_and_leaves_zeros():
     np.testing.assert_allclose(unit(vectors), expected, rtol=1e-6)
 
 
-def test_images_are_embedded_in_bounded_batches(encoder: Model, monkeypatch: pytest.MonkeyPatch):
+def test_images_are_embedded_in_bounded_batches(
+    encoder: Model, monkeypatch: pytest.MonkeyPatch, processors: Processors
+):
     seen: list[int] = []
-    predict = encoder.predictor.predict
+    run = encoder.predictor.run
 
-    def counted(pixels: Any, mode: str) -> Any:
-        seen.append(len(pixels))
-        return predict(pixels, mode)
+    def counted(graph: str, feeds: Any, outputs: Any) -> Any:
+        seen.append(len(feeds["images"]))
+        return run(graph, feeds, outputs)
 
-    monkeypatch.setattr(encoder.predictor, "predict", counted)
+    monkeypatch.setattr(encoder.predictor, "run", counted)
     monkeypatch.setattr(limits, "_BATCH_IMAGES", 4)
+    fresh = replace(encoder, engine=Engine(encoder.predictor, processors.batcher))
     colours = [(value, 2 * value, 255 - value) for value in range(10)]
-    answer = embedding.embed(encoder, [*map(plain, colours)], None, normalize=False)
-    assert seen == [4, 4, 2]
+    _, answer = asked(fresh, received(*map(plain, colours)), answering.embed)
+    assert sum(seen) == 10
+    assert max(seen) <= 4
     np.testing.assert_allclose(answer["embeddings"], np.array(colours) / 255, atol=1e-6)
 
 
@@ -116,52 +126,55 @@ def test_fewer_images_at_once_the_larger_they_are():
         assert limits.images_at_once(ImageSpec(side, side)) == expected
 
 
-@pytest.mark.parametrize(
-    ("bad", "status", "code"),
-    [
-        (b"", 415, "not_an_image"),
-        (b"text", 415, "not_an_image"),
-        (declared_png(50_000, 50_000), 413, "too_many_pixels"),
-        (declared_png(7_000, 7_000), 422, "damaged_image"),
-        (encoded(Image.new("F", (8, 8)), "TIFF"), 422, "unsupported_pixels"),
-    ],
-)
-def test_bad_image_among_good_ones_is_named(encoder: Model, bad: bytes, status: int, code: str):
-    found = refused(encoder, received(plain(RED), bad, plain(GREEN)))
-    assert found[:2] == (status, code)
-    assert found[2].startswith("image 2 of 3: ")
+BAD = {
+    "not_an_image": (b"text", 415),
+    "too_many_pixels": (declared_png(50_000, 50_000), 413),
+    "damaged_image": (declared_png(7_000, 7_000), 422),
+    "unsupported_pixels": (encoded(Image.new("F", (8, 8)), "TIFF"), 422),
+}
 
 
-def test_bad_image_in_a_later_batch_is_counted_from_the_first(
-    encoder: Model, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(limits, "_BATCH_IMAGES", 2)
-    found = refused(encoder, received(*[plain(RED)] * 3, b"text", plain(RED)))
-    assert found[2].startswith("image 4 of 5: ")
+@pytest.mark.parametrize("code", BAD)
+def test_bad_image_among_good_ones_spoils_nothing(encoder: Model, code: str):
+    request = received(plain(RED), BAD[code][0], b"", plain(GREEN))
+    status, content = asked(encoder, request, answering.embed)
+    answer = schemas.Embeddings.model_validate(content, strict=True)
+    assert status == 200
+    assert [vector is None for vector in answer.embeddings] == [False, True, True, False]
+    np.testing.assert_allclose(answer.embeddings[3], np.array(GREEN) / 255, atol=1e-6)
+    assert [(e.place, e.code) for e in answer.errors] == [(1, code), (2, "not_an_image")]
 
 
-def test_bad_image_alone_is_not_counted(encoder: Model):
-    _, code, message = refused(encoder, received(b"text"))
-    assert (code, message.startswith("not an image")) == ("not_an_image", True)
+@pytest.mark.parametrize("code", BAD)
+def test_bad_image_alone_is_an_error(encoder: Model, code: str):
+    data, status = BAD[code]
+    assert refused(encoder, received(data))[:2] == (status, code)
+
+
+def test_only_bad_images_are_named_one_by_one(encoder: Model):
+    status, content = asked(encoder, received(b"text", b"more"), answering.embed)
+    assert (status, content["embeddings"]) == (200, [None, None])
+    assert [found["place"] for found in content["errors"]] == [0, 1]
 
 
 def test_pixels_of_all_images_together_are_limited(encoder: Model, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(embedding, "MAX_REQUEST_PIXELS", 3 * 32 * 32)
-    assert asked(encoder, received(*[plain(RED)] * 3), service.embed)[0] == 200
-    status, code, message = refused(encoder, received(*[plain(RED)] * 4))
-    assert (status, code) == (413, "too_many_pixels")
-    assert message.startswith("image 4 of 4: together more than")
+    monkeypatch.setattr(decoding, "MAX_REQUEST_PIXELS", 3 * 32 * 32)
+    _, content = asked(encoder, received(*[plain(RED)] * 4), answering.embed)
+    assert [vector is None for vector in content["embeddings"]] == [False, False, False, True]
+    (found,) = content["errors"]
+    assert found["code"] == "too_many_pixels"
+    assert found["message"].startswith("together more than")
 
 
 def test_images_are_limited_in_number(encoder: Model):
     most = limits.MAX_IMAGES
-    status, content = asked(encoder, received(*[plain(RED)] * most), service.embed)
+    status, content = asked(encoder, received(*[plain(RED)] * most), answering.embed)
     assert (status, len(content["embeddings"])) == (200, most)
-    for count in (most + 1, 5 * most):
+    for count in (most + 1, 3 * most):
         found = refused(encoder, received(*[plain(RED)] * count))
-        message = f"{count} images; send at most 64 a request"
+        message = f"{count} images; send at most 256 a request"
         assert found == (413, "too_many_images", message)
-    assert refused(encoder, received(*[b"x"] * 1001))[1] == "malformed_multipart"
+    assert refused(encoder, received(*[b"x"] * 2001))[1] == "malformed_multipart"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +204,7 @@ def test_query_and_form_may_not_disagree(encoder: Model):
 
 def test_classes_asked_of_an_encoder_are_refused_with_what_it_answers(encoder: Model):
     for request in (received(plain(RED)), received(plain(RED), top_k="99"), received()):
-        status, content = asked(encoder, request, service.classify)
+        status, content = asked(encoder, request, answering.classify)
         assert (status, content["error"]["code"]) == (404, "wrong_task")
         assert (
             content["error"]["message"]
@@ -209,17 +222,22 @@ def test_embeddings_asked_of_a_classifier_are_refused_with_what_it_answers(clien
 def test_vector_that_is_not_finite_is_a_fault_of_the_server(
     encoder: Model, monkeypatch: pytest.MonkeyPatch
 ):
-    broken = np.full((1, 3), np.nan, np.float32)
-    monkeypatch.setattr(encoder.predictor, "predict", lambda pixels, mode: broken)
+    broken = [np.full((1, 3), np.nan, np.float32)]
+    monkeypatch.setattr(encoder.predictor, "run", lambda graph, feeds, outputs: broken)
     with pytest.raises(ValueError, match="Out of range float"):
-        service.answer(encoder, received(plain(RED)), service.embed)
+        asked(encoder, received(plain(RED)), answering.embed)
 
 
-def test_description_has_dimensions_in_place_of_classes(encoder: Model, colours: Path):
+def test_description_has_dimensions_in_place_of_classes(
+    encoder: Model, colours: Path, processors: Processors
+):
     about = schemas.ModelInfo.model_validate(model.describe(encoder), strict=True)
     assert (about.task, about.classes, about.dimensions) == ("embed", [], 3)
     assert about.default_mode == "embed"
-    assert model.describe(model.load(Settings(colours, device="cpu")))["dimensions"] is None
+    assert (
+        model.describe(model.load(Settings(colours, device="cpu"), processors))["dimensions"]
+        is None
+    )
 
 
 def test_document_describes_embed_in_place_of_predict(encoder: Model):
@@ -240,10 +258,3 @@ def test_announcement_says_what_is_answered_and_can_be_pasted(encoder: Model, tm
         f"curl --data-binary @{tmp_path / 'samples' / 'red.png'} http://127.0.0.1:80/embed" in said
     )
     assert "classes" not in said
-
-
-def test_a_form_for_one_image_keeps_its_limit():
-    with pytest.raises(form.RequestError, match="more than 16 parts"):
-        form.parse(received(*[plain(RED)] * 17))
-    assert multipart.MAX_PARTS == 16
-    assert len(form.parse_embed(received(*map(plain, COLOURS.values()))).images) == 3

@@ -1,5 +1,6 @@
 """`viewfold embed`: a folder of images into one file."""
 
+import asyncio
 import io
 import os
 import re
@@ -13,7 +14,10 @@ import pytest
 
 from serving import embedding, limits, model, offline
 from serving.counter import Counter
+from serving.engine import Processors
+from serving.form import EmbedForm
 from serving.offline import EmbedConfig, OfflineError, embed_folder
+from serving.payload import Item
 from serving.predictor import Predictor
 from serving.settings import Settings
 from serving.vectors import writing
@@ -79,12 +83,12 @@ def test_normalized_embeddings_have_length_1(config: EmbedConfig):
     np.testing.assert_allclose(written(config)[1], expected, atol=1e-6)
 
 
-def test_a_folder_and_a_request_get_the_same_vectors(config: EmbedConfig):
+def test_a_folder_and_a_request_get_the_same_vectors(config: EmbedConfig, processors: Processors):
     many(config.folder, 5)
     embed_folder(config)
-    loaded = model.load(Settings(config.bundle, device="cpu"))
-    files = [path.read_bytes() for path in sorted(config.folder.iterdir())]
-    answer = embedding.embed(loaded, files, None, normalize=False)
+    loaded = model.load(Settings(config.bundle, device="cpu"), processors)
+    files = [Item(path.read_bytes()) for path in sorted(config.folder.iterdir())]
+    answer = asyncio.run(embedding.embed(loaded, EmbedForm(tuple(files), True, None, False)))
     np.testing.assert_array_equal(written(config)[1], np.array(answer["embeddings"], np.float32))
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 
 from serving import model
 from serving.bundle import BundleError
+from serving.engine import Processors
 from serving.predictor import DeviceError, ModeError
 from serving.settings import ROOT, Settings, SettingsError
 from serving.start import ServeConfig, announcement, run
@@ -271,8 +272,8 @@ def test_cuda_where_there_is_none_is_one_sentence(colours: Path, monkeypatch: py
         run(ServeConfig(colours, port=free_port(), device="cuda"))
 
 
-def test_announcement_can_be_pasted(colours: Path):
-    loaded = model.load(Settings(colours))
+def test_announcement_can_be_pasted(colours: Path, processors: Processors):
+    loaded = model.load(Settings(colours), processors)
     everywhere = announcement(ServeConfig(colours, host="0.0.0.0", port=80), loaded)
     assert "http://localhost:80/predict" in everywhere
     assert "http://[::1]:81/" in announcement(ServeConfig(colours, host="::1", port=81), loaded)

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,9 @@ from bentoml.exceptions import BentoMLException
 from PIL import Image
 from starlette.testclient import TestClient
 
-from serving import model, pages, schemas
+from serving import classification, form, model, pages, schemas
+from serving.engine import Processors
+from serving.payload import Item
 from serving.predictor import Predictor
 from serving.service import Service
 from serving.settings import Settings
@@ -32,7 +35,7 @@ def test_raw_body_is_classified(client: TestClient, label: str):
 
 def test_answer_has_the_fields_of_the_issue_and_no_others(client: TestClient):
     answer = client.post("/predict", content=plain(RED)).json()
-    assert list(answer) == list(schemas.Prediction.model_fields)
+    assert set(answer) == set(schemas.Prediction.model_fields) - {"votes"}
     assert [list(entry) for entry in answer["top"]] == [["label", "probability"]] * 3
 
 
@@ -122,11 +125,11 @@ def test_wrong_address_and_method_have_the_same_shape(
 
 
 def test_fault_of_the_server_says_nothing_else(client: TestClient, monkeypatch: pytest.MonkeyPatch):
-    def fail(self: Predictor, images: object, mode: str) -> None:
+    def fail(self: Predictor, graph: str, feeds: object, outputs: object) -> None:
         raise RuntimeError("secret in /srv/private")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "predict", fail)
+        patch.setattr(Predictor, "run", fail)
         found = error(client.post("/predict", content=plain(RED)))
     assert (found["status"], found["code"]) == (500, "internal_error")
     assert "secret" not in found["message"]
@@ -190,16 +193,27 @@ def test_concurrent_requests_do_not_mix(client: TestClient):
         assert [answer.json()["label"] for answer in answers] == labels
 
 
-def test_default_mode_is_the_one_that_the_server_was_started_with(colours: Path):
-    loaded = model.load(Settings(colours, mode="aggregated"))
+def modes_answered(loaded: model.Model, *asked: str | None) -> list[str]:
+    """The mode that answers, of each mode asked for."""
+
+    async def answer() -> list[str]:
+        wanted = [form.Form((Item(plain(RED)),), False, mode, None, None) for mode in asked]
+        return [(await classification.classify(loaded, one))["mode"] for one in wanted]
+
+    return asyncio.run(answer())
+
+
+def test_default_mode_is_the_one_that_the_server_was_started_with(
+    colours: Path, processors: Processors
+):
+    loaded = model.load(Settings(colours, mode="aggregated"), processors)
     assert model.describe(loaded)["default_mode"] == "aggregated"
-    assert model.classify(loaded, plain(RED), None, None)["mode"] == "aggregated"
-    assert model.classify(loaded, plain(RED), "single", None)["mode"] == "single"
+    assert modes_answered(loaded, None, "single") == ["aggregated", "single"]
 
 
-def test_default_mode_is_else_the_bundles(tmp_path: Path):
-    loaded = model.load(Settings(write_bundle(tmp_path, default_mode="single")))
-    assert model.classify(loaded, plain(RED), None, None)["mode"] == "single"
+def test_default_mode_is_else_the_bundles(tmp_path: Path, processors: Processors):
+    loaded = model.load(Settings(write_bundle(tmp_path, default_mode="single")), processors)
+    assert modes_answered(loaded, None) == ["single"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""From a request as it came over the wire to the response: one shape for all errors."""
+
+from collections.abc import Awaitable, Callable
+from json import JSONEncoder
+from typing import Any
+
+from starlette.responses import Response
+
+from serving import classification, embedding, errors, form
+from serving.batching import Busy
+from serving.form import Received, Refused
+from serving.model import require
+from serving.models import Models
+
+Work = Callable[[Models, Received], Awaitable[dict[str, Any]]]
+
+_to_json = JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # NaN is no JSON
+
+
+async def classify(models: Models, request: Received) -> dict[str, Any]:
+    """What POST /predict answers, in the fields of schemas.Prediction or schemas.Predictions."""
+    model = models.get()
+    require(model, "classify")
+    return await classification.classify(model, form.parse(request))
+
+
+async def embed(models: Models, request: Received) -> dict[str, Any]:
+    """What POST /embed answers, in the fields of schemas.Embeddings."""
+    model = models.get()
+    require(model, "embed")
+    return await embedding.embed(model, form.parse_embed(request))
+
+
+async def answer(models: Models, request: Received | Refused, work: Work) -> Response:
+    """The answer that the work becomes, or an error."""
+    if isinstance(request, Refused):
+        return errors.response(request.error, request.request_id)
+    try:
+        content = await work(models, request)
+    except errors.RequestError as error:
+        return errors.response(error, request.request_id)
+    except Busy:
+        return errors.response(errors.busy(), request.request_id)
+    return Response(_to_json(content).encode(), media_type="application/json")

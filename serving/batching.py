@@ -1,0 +1,166 @@
+"""Runs of graphs gathered across requests: what waits together is run together, and nobody waits for company.
+
+A few threads take what waits, the lane that has waited longest first. A thread that is free takes work at once, also
+a single image; images gather only while all threads are busy. Images are counted, not requests. What may wait is
+bounded in bytes: beyond that, `Busy` is raised at once. Knows no HTTP and no onnxruntime.
+
+Busy    too much is waiting already
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]  # by input: (b, ...), the same b in all
+Run = Callable[[Arrays], list[NDArray[Any]]]  # a list of (b, ...)
+
+
+class Busy(Exception):
+    """More is waiting than the server allows."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Images that go through a graph together and whose answer somebody waits for."""
+
+    feeds: Arrays
+    images: int
+    size: int  # bytes
+    answer: "asyncio.Future[list[NDArray[Any]]]"
+
+
+class Lane:
+    """What may be gathered: runs of one graph that ask for the same outputs.
+
+    run: is called with the feeds of several jobs, concatenated along their first axis; from several threads.
+    most: images at a time; a job may not have more.
+    """
+
+    def __init__(self, run: Run, most: int) -> None:
+        self.run = run
+        self.most = most
+        self.jobs: deque[_Job] = deque()
+        self.images = 0
+
+
+class Batcher:
+    """The threads that run graphs, for all models of a process.
+
+    runners: threads. max_bytes: of all feeds that wait.
+    """
+
+    def __init__(self, runners: int, max_bytes: int) -> None:
+        self._runners = runners
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._ready: deque[Lane] = deque()  # lanes with jobs, each once
+        self._changed = threading.Condition()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"runner-{k}", daemon=True)
+            for k in range(runners)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def run(self, lane: Lane, feeds: Arrays) -> list[NDArray[Any]]:
+        """What the lane's graph answers to these feeds: a list of (b, ...), views of what was run together.
+
+        Raises:
+            Busy: too much is waiting.
+        """
+        images = len(next(iter(feeds.values())))
+        assert 0 < images <= lane.most
+        size = sum(array.nbytes for array in feeds.values())
+        answer = asyncio.get_running_loop().create_future()
+        with self._changed:
+            if self._bytes and self._bytes + size > self._max_bytes:
+                raise Busy
+            self._bytes += size
+            lane.jobs.append(_Job(feeds, images, size, answer))
+            lane.images += images
+            if len(lane.jobs) == 1:
+                self._ready.append(lane)
+            self._changed.notify()
+        found: list[NDArray[Any]] = await answer
+        return found
+
+    def close(self) -> None:
+        """Finish what is running, and let the threads end; what still waits is never answered."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._ready and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    return
+                lane = self._ready.popleft()
+                jobs = self._take(lane)
+                if lane.jobs:
+                    self._ready.append(lane)
+                    self._changed.notify()
+            if jobs:
+                _run(lane, jobs)
+
+    def _take(self, lane: Lane) -> list[_Job]:
+        """A runner's share of what waits in a lane, so that the others have something to do as well."""
+        share = min(lane.most, -(-lane.images // self._runners))
+        jobs: list[_Job] = []
+        images = 0
+        while lane.jobs and (images == 0 or images + lane.jobs[0].images <= share):
+            job = lane.jobs.popleft()
+            lane.images -= job.images
+            self._bytes -= job.size
+            if not job.answer.cancelled():
+                jobs.append(job)
+                images += job.images
+        return jobs
+
+
+def _run(lane: Lane, jobs: list[_Job]) -> None:
+    """Run jobs together, and hand every one its part of the answer, or what went wrong."""
+    try:
+        outputs = lane.run(_together(jobs))
+    except BaseException as error:
+        _deliver(jobs, _fail, error)
+    else:
+        _deliver(jobs, _hand_out, outputs)
+
+
+def _together(jobs: list[_Job]) -> Arrays:
+    if len(jobs) == 1:
+        return jobs[0].feeds
+    return {name: np.concatenate([job.feeds[name] for job in jobs]) for name in jobs[0].feeds}
+
+
+def _hand_out(jobs: list[_Job], outputs: list[NDArray[Any]]) -> None:
+    first = 0
+    for job in jobs:
+        if not job.answer.done():
+            job.answer.set_result([output[first : first + job.images] for output in outputs])
+        first += job.images
+
+
+def _fail(jobs: list[_Job], error: BaseException) -> None:
+    for job in jobs:
+        if not job.answer.done():
+            job.answer.set_exception(error)
+
+
+def _deliver(jobs: list[_Job], how: Callable[[list[_Job], Any], None], what: Any) -> None:
+    """Answer on the event loop: futures belong to it. A loop that has ended waits for nothing any more."""
+    loop = jobs[0].answer.get_loop()
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(how, jobs, what)

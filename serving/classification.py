@@ -1,0 +1,100 @@
+"""What a loaded classifier says of pictures. Knows no HTTP."""
+
+import base64
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from serving.engine import Answer, Votes
+from serving.errors import RequestError, from_image_error, item_error
+from serving.form import Form
+from serving.images import ImageError, Pixels, encode_png
+from serving.model import Model, mode_of
+
+DEFAULT_TOP_K = 5
+
+
+async def classify(model: Model, wanted: Form) -> dict[str, Any]:
+    """What images show, in the fields of schemas.Prediction; of many, in those of schemas.Predictions.
+
+    Raises:
+        RequestError: unknown mode, top_k out of range, an explanation that it cannot
+            give; an unusable image, if it is the only one.
+        Busy: too much is waiting.
+    """
+    manifest = model.predictor.manifest
+    mode = mode_of(model, wanted.mode)
+    count = _count(wanted.top_k, len(manifest.classes))
+    if wanted.explain and not model.engine.explains:
+        raise RequestError(
+            422, "no_votes", f"{manifest.name} looks at one copy only; nothing votes"
+        )
+    start = time.perf_counter()
+    decoded = await model.processors.decoder.decode(
+        [item.data for item in wanted.items], model.predictor.spec
+    )
+    good = [pixels for pixels in decoded if not isinstance(pixels, ImageError)]
+    entries = _entries(model, await _answer(model, good, mode, wanted), count) if good else iter(())
+    found = [item_error(one) if isinstance(one, ImageError) else next(entries) for one in decoded]
+    milliseconds = round((time.perf_counter() - start) * 1000, 3)
+    said = {"model": manifest.name, "mode": mode}
+    if wanted.many:
+        named = [{"name": i.name, **entry} for i, entry in zip(wanted.items, found, strict=True)]
+        return {**said, "predictions": named, "milliseconds": milliseconds}
+    if isinstance(decoded[0], ImageError):
+        raise from_image_error(decoded[0])
+    return {**said, **found[0], "milliseconds": milliseconds}
+
+
+async def _answer(model: Model, good: list[Pixels], mode: str, wanted: Form) -> Answer:
+    pixels = good[0][None] if len(good) == 1 else np.stack(good)  # (n, H, W, 3)
+    return await model.engine.answer(pixels, mode, explain=wanted.explain)
+
+
+def _entries(model: Model, answer: Answer, count: int) -> Iterator[dict[str, Any]]:
+    """What is said of each image. count: classes to name."""
+    classes = model.predictor.manifest.classes
+    for place, row in enumerate(answer.values):
+        order = (-row).argsort(kind="stable")[:count]
+        top = [
+            {"label": classes[index], "probability": probability}
+            for index, probability in zip(order.tolist(), row[order].tolist(), strict=True)
+        ]
+        entry: dict[str, Any] = {
+            "label": top[0]["label"],
+            "index": int(order[0]),
+            "confidence": top[0]["probability"],
+            "top": top,
+            "forward_passes": answer.passes[place],
+        }
+        if answer.votes is not None:
+            entry["votes"] = _votes(model, answer.votes, place)
+        yield entry
+
+
+def _votes(model: Model, votes: Votes, place: int) -> list[dict[str, Any]]:
+    """What every transformed copy of an image says by itself."""
+    manifest = model.predictor.manifest
+    said = votes.probabilities[place]  # (M, N)
+    found = []
+    for copy, (name, index) in enumerate(
+        zip(manifest.transformations, said.argmax(1).tolist(), strict=True)
+    ):
+        vote = {"transformation": name, "label": manifest.classes[index]}
+        vote["probability"] = float(said[copy, index])
+        if votes.copies is not None:
+            png = encode_png(Image.fromarray(votes.copies[place, copy]))
+            vote["png"] = base64.b64encode(png).decode()
+        found.append(vote)
+    return found
+
+
+def _count(top_k: int | None, classes: int) -> int:
+    if top_k is None:
+        return min(DEFAULT_TOP_K, classes)
+    if not 1 <= top_k <= classes:
+        raise RequestError(422, "invalid_top_k", f"top_k is {top_k}; it may be 1 to {classes}")
+    return top_k

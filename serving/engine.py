@@ -1,0 +1,121 @@
+"""What a loaded bundle answers to pixels, in any of its modes, together with the other requests of the moment."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.batching import Batcher, Lane
+from serving.bundle import ANSWERS, COPIES, INPUT, VOTES
+from serving.decoding import Decoder
+from serving.images import Pixels
+from serving.limits import MAX_WAITING_BYTES, images_at_once
+from serving.predictor import Answers, Predictor
+
+MOST_RUNNERS = (
+    4  # each run uses all processors by itself; more of them fill the gaps between its layers
+)
+
+
+class Processors:
+    """What all models of a process share: the threads that decode and those that run graphs.
+
+    threads: processors to be used.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.decoder = Decoder(threads)
+        self.batcher = Batcher(min(threads, MOST_RUNNERS), MAX_WAITING_BYTES)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self.decoder.close()
+        self.batcher.close()
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What the copies of n images say by themselves, (n, M, N) float32, and the copies, (n, M, H, W, 3) uint8."""
+
+    probabilities: Answers
+    copies: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of n images: their probabilities (n, N) or embeddings (n, D), and the forward passes that each of them took."""
+
+    values: Answers
+    passes: list[int]
+    votes: Votes | None = None
+
+
+class Engine:
+    """A predictor's modes, as coroutines: what several requests ask for at once is run together."""
+
+    def __init__(self, predictor: Predictor, batcher: Batcher) -> None:
+        self._predictor = predictor
+        self._batcher = batcher
+        self._lanes: dict[tuple[str, tuple[str, ...]], Lane] = {}
+        self._votes_by = _voting_mode(predictor)
+
+    @property
+    def explains(self) -> bool:
+        """Whether there are transformed copies that vote."""
+        return self._votes_by is not None
+
+    async def answer(self, images: Pixels, mode: str, *, explain: str | None = None) -> Answer:
+        """The answer of a mode of the bundle to images (n, H, W, 3) uint8 of its size.
+
+        explain: "votes", or "copies" for the votes with the copies; of an engine that explains.
+
+        Raises:
+            Busy: too much is waiting.
+        """
+        values = ANSWERS[self._predictor.manifest.task]
+        outputs = () if explain is None else (VOTES, COPIES) if explain == "copies" else (VOTES,)
+        feeds = {INPUT: images}
+        if mode == self._votes_by:
+            found, *votes = await self._run(mode, feeds, (values, *outputs))
+        else:
+            (found,), votes = await self._run(mode, feeds, (values,)), []
+            if outputs:
+                assert self._votes_by is not None
+                votes = await self._run(self._votes_by, feeds, outputs)
+        passes = [self._predictor.graph(mode).forward_passes] * len(images)
+        said = Votes(votes[0], votes[1] if len(votes) > 1 else None) if votes else None
+        return Answer(found, passes, said)
+
+    async def _run(
+        self, graph: str, feeds: dict[str, NDArray[Any]], outputs: tuple[str, ...]
+    ) -> list[NDArray[Any]]:
+        """Outputs of a graph, in parts where it is too much for one run."""
+        lane = self._lane(graph, outputs)
+        count = len(next(iter(feeds.values())))
+        if count <= lane.most:
+            return await self._batcher.run(lane, feeds)
+        parts = [
+            {name: array[first : first + lane.most] for name, array in feeds.items()}
+            for first in range(0, count, lane.most)
+        ]
+        found = await asyncio.gather(*(self._batcher.run(lane, part) for part in parts))
+        return [np.concatenate(output) for output in zip(*found, strict=True)]
+
+    def _lane(self, graph: str, outputs: tuple[str, ...]) -> Lane:
+        found = self._lanes.get((graph, outputs))
+        if found is None:
+            predictor = self._predictor
+            most = max(1, images_at_once(predictor.spec) // predictor.graph(graph).forward_passes)
+            found = Lane(lambda feeds: predictor.run(graph, feeds, outputs), most)
+            self._lanes[graph, outputs] = found
+        return found
+
+
+def _voting_mode(predictor: Predictor) -> str | None:
+    """The mode whose graph says what each copy votes, if there is one."""
+    for name in predictor.manifest.modes:
+        if any(tensor.name == VOTES for tensor in predictor.graph(name).outputs):
+            return name
+    return None

@@ -1,0 +1,177 @@
+"""The images in the body of a request, and the fields beside them, in any of the ways that clients send them.
+
+raw         the body is an image, or a zip of images: the bytes decide which, never the declared type
+multipart   parts called `image` or `images`, each an image or a zip; other parts are options
+JSON        {"image": "<base64>"} or {"images": ["<base64>", ...]}, options beside them; data: URLs are taken too
+
+Several images, a part called `images`, a zip or a JSON list is answered by a list, and then a bad image among good
+ones spoils nothing. Nothing here is written to disk, nothing is fetched.
+"""
+
+import base64
+import binascii
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from serving import multipart
+from serving.errors import RequestError
+from serving.images import ImageError, is_image_name
+from serving.limits import MAX_IMAGES, MAX_REQUEST_BYTES, MAX_UNZIPPED_BYTES
+
+IMAGE, IMAGES = "image", "images"
+MAX_VALUE_CHARACTERS = 256
+_MAX_PARTS = 2000  # so many that who sends too many images is told how many are allowed
+_HOW = "send the file as the body, or as the multipart field 'image'"
+_ZIP = b"PK\x03\x04", b"PK\x05\x06"  # with entries, and without any
+
+Fields = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Item:
+    """An encoded image, or what is wrong with it already. name: what the client calls it, if anything."""
+
+    data: bytes | ImageError
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What a body holds. many: whether the answer is a list, however many images there are."""
+
+    items: Sequence[Item]
+    fields: Fields
+    many: bool
+
+
+def read(body: bytes, content_type: str) -> Payload:
+    """What a body holds; at least one image.
+
+    Raises:
+        RequestError: no image, more than MAX_IMAGES, a malformed container, a field that is too long.
+    """
+    if content_type[:20].lower().startswith("multipart/form-data"):
+        payload = _multipart(body, content_type)
+    elif body[:64].lstrip()[:1] == b"{":  # no image format begins so
+        payload = _json(body)
+    else:
+        payload = Payload([Item(body)] if body else [], [], many=False)
+    payload = _unzipped(payload)
+    if not any(item.data for item in payload.items):
+        raise RequestError(400, "no_image", f"the request has no image (0 bytes); {_HOW}")
+    if len(payload.items) > MAX_IMAGES:
+        message = f"{len(payload.items)} images; send at most {MAX_IMAGES} a request"
+        raise RequestError(413, "too_many_images", message)
+    return payload
+
+
+def _multipart(body: bytes, content_type: str) -> Payload:
+    parts = multipart.split(body, content_type, max_parts=_MAX_PARTS)
+    items = [Item(part.data, part.filename) for part in parts if part.name in (IMAGE, IMAGES)]
+    fields = [(part.name, _text(part)) for part in parts if part.name not in (IMAGE, IMAGES)]
+    return Payload(items, fields, len(items) > 1 or any(part.name == IMAGES for part in parts))
+
+
+def _text(part: multipart.Part) -> str:
+    text = part.data[: MAX_VALUE_CHARACTERS + 1].decode("utf-8", "replace")
+    _check_length(part.name, text)
+    return text
+
+
+def _check_length(name: str, text: str) -> None:
+    if len(text) > MAX_VALUE_CHARACTERS:
+        limit = f"more than {MAX_VALUE_CHARACTERS} characters"
+        raise RequestError(400, "field_too_long", f"the field {name!r} has {limit}")
+
+
+def _json(body: bytes) -> Payload:
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        raise _malformed("it begins like JSON and is none") from None
+    one, several = content.pop(IMAGE, None), content.pop(IMAGES, None)
+    if (one is None) == (several is None):
+        raise _malformed('it must have either "image" or "images"')
+    texts = [one] if several is None else several
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise _malformed('"image" is a base64 string, "images" a list of them')
+    items = [Item(_decoded(text)) for text in texts]
+    return Payload(items, [_field(*pair) for pair in content.items()], several is not None)
+
+
+def _decoded(text: str) -> bytes | ImageError:
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return ImageError("not_base64", "the image is not base64")
+
+
+def _field(name: str, value: Any) -> tuple[str, str]:
+    """An option as a form would have it."""
+    if isinstance(value, dict | list):
+        raise _malformed(f"the field {name[:MAX_VALUE_CHARACTERS]!r} is not a single value")
+    text = value if isinstance(value, str) else json.dumps(value)
+    _check_length(name, text)
+    return name, text
+
+
+def _unzipped(payload: Payload) -> Payload:
+    """The payload with the images in its zips in their place."""
+    if not any(_is_zip(item) for item in payload.items):
+        return payload
+    items: list[Item] = []
+    budget = MAX_UNZIPPED_BYTES
+    for item in payload.items:
+        found = _entries(item.data, budget) if _is_zip(item) else [item]
+        budget -= sum(len(entry.data) for entry in found if isinstance(entry.data, bytes))
+        items += found
+    return Payload(items, payload.fields, many=True)
+
+
+def _is_zip(item: Item) -> bool:
+    return isinstance(item.data, bytes) and item.data.startswith(_ZIP)
+
+
+def _entries(data: bytes | ImageError, budget: int) -> list[Item]:
+    """The images in a zip, in its order; what else is in there does not count."""
+    assert isinstance(data, bytes)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = [e for e in archive.infolist() if is_image_name(PurePosixPath(e.filename))]
+            if len(entries) > MAX_IMAGES or sum(e.file_size for e in entries) > budget:
+                raise RequestError(413, "zip_too_large", _too_large(entries))
+            return [Item(_entry(archive, entry), entry.filename) for entry in entries]
+    except (zipfile.BadZipFile, ValueError, EOFError):
+        raise _malformed("the zip is damaged") from None
+
+
+def _entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | ImageError:
+    """An entry's bytes, no more than it declares."""
+    if entry.flag_bits & 1:
+        return ImageError("damaged_image", "the file in the zip is encrypted")
+    if entry.file_size > MAX_REQUEST_BYTES:
+        return ImageError("damaged_image", "the file in the zip is too large")
+    try:
+        with archive.open(entry) as file:
+            return file.read(entry.file_size)
+    except Exception:  # zlib's, bz2's and lzma's own errors, and methods that are not there
+        return ImageError("damaged_image", "the file in the zip is damaged")
+
+
+def _too_large(entries: list[zipfile.ZipInfo]) -> str:
+    size = sum(entry.file_size for entry in entries) / 1024**2
+    return (
+        f"the zip has {len(entries)} images of {size:,.0f} MiB; send at most {MAX_IMAGES} images and "
+        f"{MAX_UNZIPPED_BYTES / 1024**2:g} MiB a request"
+    )
+
+
+def _malformed(reason: str) -> RequestError:
+    return RequestError(400, "malformed_body", f"the body cannot be read: {reason}")

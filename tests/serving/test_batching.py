@@ -1,0 +1,192 @@
+"""Runs gathered across requests: what is run together, who gets what, and what happens when it goes wrong."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.batching import Arrays, Batcher, Busy, Lane
+
+MOST = 8
+
+
+class Graph:
+    """Doubles numbers, and remembers how many images each run had; `gate` holds runs back."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.started = threading.Semaphore(0)
+
+    def __call__(self, feeds: Arrays) -> list[Any]:
+        self.seen.append(len(feeds["x"]))
+        self.started.release()
+        assert self.gate.wait(10)
+        return [feeds["x"] * 2, -feeds["x"]]
+
+
+@pytest.fixture
+def graph() -> Graph:
+    return Graph()
+
+
+@pytest.fixture
+def batcher() -> Iterator[Batcher]:
+    found = Batcher(1, max_bytes=1000)
+    yield found
+    found.close()
+
+
+def numbers(*values: float) -> dict[str, Any]:
+    return {"x": np.array(values, dtype=np.float64)}
+
+
+async def held_back(graph: Graph, batcher: Batcher, lane: Lane) -> "asyncio.Task[Any]":
+    """A run that has begun and will not end before the gate opens."""
+    graph.gate.clear()
+    first = asyncio.create_task(batcher.run(lane, numbers(0)))
+    assert await asyncio.to_thread(graph.started.acquire, timeout=10)
+    return first
+
+
+def test_single_job_runs_at_once_and_gets_all_outputs(graph: Graph, batcher: Batcher):
+    doubled, negated = asyncio.run(batcher.run(Lane(graph, MOST), numbers(1, 2, 3)))
+    assert (doubled.tolist(), negated.tolist()) == ([2, 4, 6], [-1, -2, -3])
+    assert graph.seen == [3]
+
+
+def test_what_waits_together_runs_together_and_everybody_gets_their_own(
+    graph: Graph, batcher: Batcher
+):
+    async def ask() -> list[list[float]]:
+        lane = Lane(graph, MOST)
+        first = await held_back(graph, batcher, lane)
+        waiting = [asyncio.create_task(batcher.run(lane, numbers(*range(k)))) for k in (1, 3, 2, 2)]
+        await asyncio.sleep(0)
+        graph.gate.set()
+        await first
+        return [(await task)[0].tolist() for task in waiting]
+
+    assert asyncio.run(ask()) == [[2.0 * v for v in range(k)] for k in (1, 3, 2, 2)]
+    assert graph.seen == [1, 8]
+
+
+def test_never_more_images_than_the_lane_allows(graph: Graph, batcher: Batcher):
+    async def ask() -> None:
+        lane = Lane(graph, MOST)
+        first = await held_back(graph, batcher, lane)
+        waiting = [batcher.run(lane, numbers(*range(5))) for _ in range(5)]
+        tasks = [asyncio.create_task(one) for one in waiting]
+        await asyncio.sleep(0)
+        graph.gate.set()
+        await asyncio.gather(first, *tasks)
+
+    asyncio.run(ask())
+    assert graph.seen == [1, 5, 5, 5, 5, 5]
+
+
+def test_several_runners_share_what_waits(graph: Graph):
+    async def ask(batcher: Batcher) -> None:
+        lane, other = Lane(graph, MOST), Graph()
+        blocked = Lane(other, MOST)
+        held = [await held_back(other, batcher, blocked) for _ in range(2)]
+        tasks = [asyncio.create_task(batcher.run(lane, numbers(k))) for k in range(8)]
+        await asyncio.sleep(0)
+        other.gate.set()
+        await asyncio.gather(*held, *tasks)
+
+    batcher = Batcher(2, max_bytes=1000)
+    asyncio.run(ask(batcher))
+    batcher.close()
+    assert sum(graph.seen) == 8
+    assert graph.seen[0] == 4  # half of what waits is left to the other
+
+
+def test_lanes_take_turns(graph: Graph, batcher: Batcher):
+    order: list[str] = []
+
+    def named(name: str) -> Lane:
+        return Lane(lambda feeds: [order.append(name) or feeds["x"]], 1)
+
+    async def ask() -> None:
+        held = Lane(graph, MOST)
+        first = await held_back(graph, batcher, held)
+        lanes = [named("a"), named("b")]
+        tasks = [
+            asyncio.create_task(batcher.run(lane, numbers(0))) for lane in lanes for _ in range(3)
+        ]
+        await asyncio.sleep(0)
+        graph.gate.set()
+        await asyncio.gather(first, *tasks)
+
+    asyncio.run(ask())
+    assert order == ["a", "b"] * 3
+
+
+def test_too_much_waiting_is_refused_and_the_rest_is_answered(graph: Graph, batcher: Batcher):
+    async def ask() -> list[float]:
+        lane = Lane(graph, MOST)
+        first = await held_back(graph, batcher, lane)
+        tasks = [asyncio.create_task(batcher.run(lane, numbers(*range(8)))) for _ in range(15)]
+        await asyncio.sleep(0)  # 960 of 1000 bytes wait
+        with pytest.raises(Busy):
+            await batcher.run(lane, numbers(*range(8)))
+        graph.gate.set()
+        await asyncio.gather(first, *tasks)
+        return (await batcher.run(lane, numbers(*range(8))))[0].tolist()
+
+    assert asyncio.run(ask()) == [2.0 * value for value in range(8)]
+
+
+def test_a_job_of_any_size_is_taken_when_nothing_waits(graph: Graph):
+    batcher = Batcher(1, max_bytes=1)
+    assert asyncio.run(batcher.run(Lane(graph, MOST), numbers(1, 2)))[0].tolist() == [2, 4]
+    batcher.close()
+
+
+def test_failure_reaches_everybody_who_waited_for_it_and_the_next_is_answered(batcher: Batcher):
+    def fail(feeds: Arrays) -> list[Any]:
+        if (feeds["x"] < 0).any():
+            raise RuntimeError("out of memory")
+        return [feeds["x"]]
+
+    async def ask() -> list[Any]:
+        lane = Lane(fail, MOST)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await batcher.run(lane, numbers(-1))
+        return await batcher.run(lane, numbers(1))
+
+    assert asyncio.run(ask())[0].tolist() == [1]
+
+
+def test_who_has_gone_away_is_not_computed(graph: Graph, batcher: Batcher):
+    async def ask() -> None:
+        lane = Lane(graph, MOST)
+        first = await held_back(graph, batcher, lane)
+        tasks = [asyncio.create_task(batcher.run(lane, numbers(k))) for k in range(4)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        tasks[2].cancel()
+        await asyncio.sleep(0)
+        graph.gate.set()
+        await first
+        assert [(await tasks[k])[0].tolist() for k in (0, 3)] == [[0], [6]]
+
+    asyncio.run(ask())
+    assert graph.seen == [1, 2]
+
+
+def test_many_at_once_from_several_runners_do_not_mix():
+    async def ask(batcher: Batcher) -> None:
+        lane = Lane(lambda feeds: [feeds["x"] * 2], MOST)
+        tasks = [batcher.run(lane, numbers(*([k] * (1 + k % 3)))) for k in range(300)]
+        for k, found in enumerate(await asyncio.gather(*tasks)):
+            assert found[0].tolist() == [2 * k] * (1 + k % 3)
+
+    batcher = Batcher(3, max_bytes=10**6)
+    asyncio.run(ask(batcher))
+    batcher.close()
