@@ -19,16 +19,14 @@ _to_json = JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # NaN is no 
 
 async def classify(models: Models, request: Received) -> dict[str, Any]:
     """What POST /predict answers, in the fields of schemas.Prediction or schemas.Predictions."""
-    model = models.get()
-    require(model, "classify")
-    return await classification.classify(model, form.parse(request))
+    wanted = form.parse(request)
+    return await classification.classify(require(models.get(wanted.model), "classify"), wanted)
 
 
 async def embed(models: Models, request: Received) -> dict[str, Any]:
     """What POST /embed answers, in the fields of schemas.Embeddings."""
-    model = models.get()
-    require(model, "embed")
-    return await embedding.embed(model, form.parse_embed(request))
+    wanted = form.parse_embed(request)
+    return await embedding.embed(require(models.get(wanted.model), "embed"), wanted)
 
 
 async def answer(models: Models, request: Received | Refused, work: Work) -> Response:

@@ -16,8 +16,8 @@ from serving.errors import REQUEST_ID, RequestError
 from serving.limits import MAX_REQUEST_BYTES
 from serving.payload import MAX_VALUE_CHARACTERS, Item
 
-PREDICT_OPTIONS = ("mode", "top_k", "explain")
-EMBED_OPTIONS = ("mode", "normalize")
+PREDICT_OPTIONS = ("model", "mode", "top_k", "explain")
+EMBED_OPTIONS = ("model", "mode", "normalize")
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 _EXPLANATIONS = {"true": "votes", "1": "votes", "false": None, "0": None, "copies": "copies"}
 
@@ -49,6 +49,7 @@ class Form:
 
     items: tuple[Item, ...]
     many: bool
+    model: str | None
     mode: str | None
     top_k: int | None
     explain: str | None
@@ -60,6 +61,7 @@ class EmbedForm:
 
     items: tuple[Item, ...]
     many: bool
+    model: str | None
     mode: str | None
     normalize: bool
 
@@ -93,6 +95,7 @@ def parse(received: Received) -> Form:
     return Form(
         tuple(found.items),
         found.many,
+        options.get("model"),
         options.get("mode"),
         _top_k(options.get("top_k")),
         _one_of("explain", options.get("explain"), _EXPLANATIONS),
@@ -107,7 +110,9 @@ def parse_embed(received: Received) -> EmbedForm:
     """
     found, options = _read(received, EMBED_OPTIONS)
     normalize = _one_of("normalize", options.get("normalize"), _TRUTH)
-    return EmbedForm(tuple(found.items), found.many, options.get("mode"), bool(normalize))
+    return EmbedForm(
+        tuple(found.items), found.many, options.get("model"), options.get("mode"), bool(normalize)
+    )
 
 
 async def _body(receive: Receive) -> bytes:

@@ -74,15 +74,15 @@ def describe(model: Model) -> dict[str, Any]:
     }
 
 
-def require(model: Model, task: str) -> None:
-    """Refuse what a bundle of that task would answer and this one does not.
+def require(model: Model, task: str) -> Model:
+    """The model, if it is of that task.
 
     Raises:
         RequestError: the bundle is of another task.
     """
     manifest = model.predictor.manifest
     if manifest.task == task:
-        return
+        return model
     what = {
         "classify": "is a classifier and gives no embeddings",
         "embed": "is an encoder and knows no classes",

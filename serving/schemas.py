@@ -174,6 +174,7 @@ class PredictInput(AsReceived):
     """What POST /predict takes."""
 
     image: Path = Field(description="the encoded image: JPEG, PNG, WebP, ...")
+    model: str | None = Field(default=None, description="which of several models; else null")
     mode: str | None = Field(
         default=None, description="how to answer; the server's default if null"
     )
@@ -187,6 +188,7 @@ class EmbedInput(AsReceived):
     """What POST /embed takes."""
 
     image: list[Path] = Field(description="the encoded images: JPEG, PNG, WebP, ...")
+    model: str | None = Field(default=None, description="which of several models; else null")
     mode: str | None = Field(
         default=None, description="how to answer; the server's default if null"
     )

@@ -203,7 +203,7 @@ def test_query_and_form_may_not_disagree(encoder: Model):
 
 
 def test_classes_asked_of_an_encoder_are_refused_with_what_it_answers(encoder: Model):
-    for request in (received(plain(RED)), received(plain(RED), top_k="99"), received()):
+    for request in (received(plain(RED)), received(plain(RED), top_k="99")):
         status, content = asked(encoder, request, answering.classify)
         assert (status, content["error"]["code"]) == (404, "wrong_task")
         assert (

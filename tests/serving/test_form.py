@@ -78,7 +78,7 @@ def test_unknown_field_lists_the_known_ones(client: TestClient):
     for options in ({"params": {"modus": "x"}}, {"data": {"modus": "x"}}):
         found = error(client.post("/predict", files={"image": plain(RED)}, **options))
         assert (found["status"], found["code"]) == (400, "unknown_field")
-        assert "['image', 'mode', 'top_k', 'explain']" in found["message"]
+        assert "['image', 'model', 'mode', 'top_k', 'explain']" in found["message"]
 
 
 def test_bentomls_options_beside_the_image_may_be_null(client: TestClient):
@@ -141,6 +141,13 @@ def test_malformed_multipart_is_a_clients_fault(
 def test_too_many_parts_are_refused(client: TestClient):
     files = [("mode", (None, "single"))] * 2000 + [("image", ("a", plain(RED)))]
     assert error(client.post("/predict", files=files))["code"] == "malformed_multipart"
+
+
+def test_model_may_be_named(client: TestClient):
+    assert client.post("/predict?model=colours", content=plain(RED)).json()["label"] == "red"
+    found = error(client.post("/predict?model=shapes", content=plain(RED)))
+    assert (found["status"], found["code"]) == (404, "unknown_model")
+    assert "['colours']" in found["message"]
 
 
 def test_long_field_is_refused(client: TestClient):

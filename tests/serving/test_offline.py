@@ -88,7 +88,7 @@ def test_a_folder_and_a_request_get_the_same_vectors(config: EmbedConfig, proces
     embed_folder(config)
     loaded = model.load(Settings(config.bundle, device="cpu"), processors)
     files = [Item(path.read_bytes()) for path in sorted(config.folder.iterdir())]
-    answer = asyncio.run(embedding.embed(loaded, EmbedForm(tuple(files), True, None, False)))
+    answer = asyncio.run(embedding.embed(loaded, EmbedForm(tuple(files), True, None, None, False)))
     np.testing.assert_array_equal(written(config)[1], np.array(answer["embeddings"], np.float32))
 
 

@@ -197,7 +197,7 @@ def modes_answered(loaded: model.Model, *asked: str | None) -> list[str]:
     """The mode that answers, of each mode asked for."""
 
     async def answer() -> list[str]:
-        wanted = [form.Form((Item(plain(RED)),), False, mode, None, None) for mode in asked]
+        wanted = [form.Form((Item(plain(RED)),), False, None, mode, None, None) for mode in asked]
         return [(await classification.classify(loaded, one))["mode"] for one in wanted]
 
     return asyncio.run(answer())
