@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]  # by input: (b, ...), the same b in all
-Run = Callable[[Arrays], list[NDArray[Any]]]  # a list of (b, ...)
+# feeds and whether no other run is going on or waiting -> a list of (b, ...)
+Run = Callable[[Arrays, bool], list[NDArray[Any]]]
 
 
 class Busy(Exception):
@@ -38,7 +39,8 @@ class _Job:
 class Lane:
     """What may be gathered: runs of one graph that ask for the same outputs.
 
-    run: is called with the feeds of several jobs, concatenated along their first axis; from several threads.
+    run: is called with the feeds of several jobs, concatenated along their first axis, and with whether nothing else is
+        going on; from several threads.
     most: images at a time; a job may not have more.
     """
 
@@ -59,6 +61,7 @@ class Batcher:
         self._runners = runners
         self._max_bytes = max_bytes
         self._bytes = 0
+        self._running = 0
         self._ready: deque[Lane] = deque()  # lanes with jobs, each once
         self._changed = threading.Condition()
         self._closed = False
@@ -111,8 +114,12 @@ class Batcher:
                 if lane.jobs:
                     self._ready.append(lane)
                     self._changed.notify()
+                alone = not self._running and not self._ready
+                self._running += 1
             if jobs:
-                _run(lane, jobs)
+                _run(lane, jobs, alone)
+            with self._changed:
+                self._running -= 1
 
     def _take(self, lane: Lane) -> list[_Job]:
         """A runner's share of what waits in a lane, so that the others have something to do as well."""
@@ -129,10 +136,10 @@ class Batcher:
         return jobs
 
 
-def _run(lane: Lane, jobs: list[_Job]) -> None:
+def _run(lane: Lane, jobs: list[_Job], alone: bool) -> None:
     """Run jobs together, and hand every one its part of the answer, or what went wrong."""
     try:
-        outputs = lane.run(_together(jobs))
+        outputs = lane.run(_together(jobs), alone)
     except BaseException as error:
         _deliver(jobs, _fail, error)
     else:

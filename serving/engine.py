@@ -108,7 +108,9 @@ class Engine:
         if found is None:
             predictor = self._predictor
             most = max(1, images_at_once(predictor.spec) // predictor.graph(graph).forward_passes)
-            found = Lane(lambda feeds: predictor.run(graph, feeds, outputs), most)
+            found = Lane(
+                lambda feeds, alone: predictor.run(graph, feeds, outputs, alone=alone), most
+            )
             self._lanes[graph, outputs] = found
         return found
 

@@ -6,7 +6,6 @@ ModeError      a mode the bundle does not have
 
 import ctypes
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -26,8 +25,7 @@ _log = logging.getLogger(__name__)
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
-_TRIALS = 5  # the first is slow
-_QUICK_S = 0.002  # a layer then takes some 50 us, and to wake a thread 10 or more
+_SMALL_BYTES = 64 * 1024**2  # of a graph and its weights: so much may be there twice
 _ERRORS_ONLY = (
     3  # onnxruntime's log severity; what is a warning there is either checked here or harmless
 )
@@ -49,8 +47,8 @@ class Predictor:
         left unused.
     modes: which modes to load; None for all of them.
     threads: per session; None for as many as the process has processors.
-    concurrent: whether several threads will call at a time. Then a network so quick that sharing its layers among
-        threads costs more than it gains has one thread a call.
+    concurrent: whether several threads will call at a time. A small network then has a second session with one thread
+        a call: sharing the layers of a call among all processors is best for one call alone, and the worst for many.
 
     Raises:
         DeviceError: "cuda" was asked for and is not to be had.
@@ -77,9 +75,10 @@ class Predictor:
         )
         most = threads or available_cpus()
         self._sessions = {name: self._session(bundle, name, most) for name in names}
-        if concurrent and most > 1:
-            for name in [name for name in names if self._is_quick(name)]:
-                self._sessions[name] = self._session(bundle, name, 1)
+        self._crowded = dict(self._sessions)  # for calls beside others
+        if concurrent and most > 1 and self.provider == _CPU:
+            small = [name for name in names if _bytes(bundle, name) <= _SMALL_BYTES]
+            self._crowded |= {name: self._session(bundle, name, 1) for name in small}
 
     def mode_name(self, name: str | None) -> str:
         """The mode to answer in: the name itself if the bundle has it, its default mode for None.
@@ -94,10 +93,19 @@ class Predictor:
         return self.manifest.modes[name]
 
     def run(
-        self, graph: str, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]
+        self,
+        graph: str,
+        feeds: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        *,
+        alone: bool = True,
     ) -> list[NDArray[Any]]:
-        """Outputs of a graph for the inputs that it takes, by name; the first axis is the batch."""
-        return list(self._sessions[graph].run(list(outputs), dict(feeds)))
+        """Outputs of a graph for the inputs that it takes, by name; the first axis is the batch.
+
+        alone: whether no other call is going on.
+        """
+        session = (self._sessions if alone else self._crowded)[graph]
+        return list(session.run(list(outputs), dict(feeds)))
 
     def predict(self, images: Pixels, mode: str) -> Answers:
         """The classes' probabilities in one mode, or the embeddings if that is the bundle's task.
@@ -110,27 +118,17 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Run every loaded mode once, so that the first request does not pay for onnxruntime's set-up."""
+        blank = np.zeros((1, self.spec.height, self.spec.width, 3), dtype=np.uint8)
         for mode in self._sessions:
-            self.predict(self._blank(), mode)
-
-    def _blank(self) -> Pixels:
-        return np.zeros((1, self.spec.height, self.spec.width, 3), dtype=np.uint8)
-
-    def _is_quick(self, name: str) -> bool:
-        """Whether a mode answers to one image so quickly that one thread is best for it."""
-        seconds = []
-        for _ in range(_TRIALS):
-            start = time.perf_counter()
-            self.predict(self._blank(), name)
-            seconds.append(time.perf_counter() - start)
-        return min(seconds) < _QUICK_S
+            for alone in (True, False):
+                self.run(mode, {INPUT: blank}, [ANSWERS[self.manifest.task]], alone=alone)
 
     def _session(self, bundle: Bundle, name: str, threads: int) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = _ERRORS_ONLY
-        # threads that wait by spinning take the processor from decoding and from the network
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # threads spin until the next layer, which is quick; when nothing runs they leave the processor to others
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         path = bundle.graph(name)
         try:
             session = ort.InferenceSession(path, options, providers=[self.provider])
@@ -148,6 +146,12 @@ class Predictor:
         )
         self.provider = _CPU
         return session
+
+
+def _bytes(bundle: Bundle, mode: str) -> int:
+    """The size of a graph with the weights that it shares with others."""
+    shared = sum((bundle.folder / file).stat().st_size for file in bundle.manifest.weights)
+    return bundle.graph(mode).stat().st_size + shared
 
 
 def _image_spec(bundle: Bundle) -> ImageSpec:

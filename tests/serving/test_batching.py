@@ -18,11 +18,13 @@ class Graph:
 
     def __init__(self) -> None:
         self.seen: list[int] = []
+        self.alone: list[bool] = []
         self.gate = threading.Event()
         self.gate.set()
         self.started = threading.Semaphore(0)
 
-    def __call__(self, feeds: Arrays) -> list[Any]:
+    def __call__(self, feeds: Arrays, alone: bool) -> list[Any]:
+        self.alone.append(alone)
         self.seen.append(len(feeds["x"]))
         self.started.release()
         assert self.gate.wait(10)
@@ -106,11 +108,29 @@ def test_several_runners_share_what_waits(graph: Graph):
     assert graph.seen[0] == 4  # half of what waits is left to the other
 
 
+def test_a_run_knows_whether_it_is_alone(graph: Graph):
+    async def ask(batcher: Batcher) -> None:
+        lane = Lane(graph, 1)
+        first = await held_back(graph, batcher, lane)
+        second = await held_back(graph, batcher, lane)  # beside the first
+        waiting = [asyncio.create_task(batcher.run(lane, numbers(k))) for k in range(2)]
+        await asyncio.sleep(0)
+        graph.gate.set()
+        await asyncio.gather(first, second, *waiting)
+        await asyncio.to_thread(lambda: None)
+        await batcher.run(lane, numbers(0))
+
+    batcher = Batcher(2, max_bytes=1000)
+    asyncio.run(ask(batcher))
+    batcher.close()
+    assert graph.alone[:2] == [True, False]
+
+
 def test_lanes_take_turns(graph: Graph, batcher: Batcher):
     order: list[str] = []
 
     def named(name: str) -> Lane:
-        return Lane(lambda feeds: [order.append(name) or feeds["x"]], 1)
+        return Lane(lambda feeds, alone: [order.append(name) or feeds["x"]], 1)
 
     async def ask() -> None:
         held = Lane(graph, MOST)
@@ -149,7 +169,7 @@ def test_a_job_of_any_size_is_taken_when_nothing_waits(graph: Graph):
 
 
 def test_failure_reaches_everybody_who_waited_for_it_and_the_next_is_answered(batcher: Batcher):
-    def fail(feeds: Arrays) -> list[Any]:
+    def fail(feeds: Arrays, alone: bool) -> list[Any]:
         if (feeds["x"] < 0).any():
             raise RuntimeError("out of memory")
         return [feeds["x"]]
@@ -182,7 +202,7 @@ def test_who_has_gone_away_is_not_computed(graph: Graph, batcher: Batcher):
 
 def test_many_at_once_from_several_runners_do_not_mix():
     async def ask(batcher: Batcher) -> None:
-        lane = Lane(lambda feeds: [feeds["x"] * 2], MOST)
+        lane = Lane(lambda feeds, alone: [feeds["x"] * 2], MOST)
         tasks = [batcher.run(lane, numbers(*([k] * (1 + k % 3)))) for k in range(300)]
         for k, found in enumerate(await asyncio.gather(*tasks)):
             assert found[0].tolist() == [2 * k] * (1 + k % 3)

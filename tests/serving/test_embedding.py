@@ -106,9 +106,9 @@ def test_images_are_embedded_in_bounded_batches(
     seen: list[int] = []
     run = encoder.predictor.run
 
-    def counted(graph: str, feeds: Any, outputs: Any) -> Any:
+    def counted(graph: str, feeds: Any, outputs: Any, alone: bool) -> Any:
         seen.append(len(feeds["images"]))
-        return run(graph, feeds, outputs)
+        return run(graph, feeds, outputs, alone=alone)
 
     monkeypatch.setattr(encoder.predictor, "run", counted)
     monkeypatch.setattr(limits, "_BATCH_IMAGES", 4)
@@ -223,7 +223,7 @@ def test_vector_that_is_not_finite_is_a_fault_of_the_server(
     encoder: Model, monkeypatch: pytest.MonkeyPatch
 ):
     broken = [np.full((1, 3), np.nan, np.float32)]
-    monkeypatch.setattr(encoder.predictor, "run", lambda graph, feeds, outputs: broken)
+    monkeypatch.setattr(encoder.predictor, "run", lambda graph, feeds, outputs, alone: broken)
     with pytest.raises(ValueError, match="Out of range float"):
         asked(encoder, received(plain(RED)), answering.embed)
 

@@ -1,6 +1,7 @@
 import ctypes
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -97,11 +98,43 @@ def test_only_the_modes_asked_for_are_loaded(colours: Path):
         one.predict(images(GREEN), "aggregated")
 
 
-def test_warm_up_runs_each_mode(colours: Path, monkeypatch: pytest.MonkeyPatch):
-    fresh, ran = Predictor(read(colours), device="cpu"), []
-    monkeypatch.setattr(fresh, "predict", lambda pixels, mode: ran.append((mode, pixels.shape)))
+def test_warm_up_runs_every_session(colours: Path, monkeypatch: pytest.MonkeyPatch):
+    fresh, ran = Predictor(read(colours), device="cpu", threads=2, concurrent=True), set()
+
+    def run(graph: str, feeds: Any, outputs: Any, *, alone: bool) -> list[Any]:
+        ran.add((graph, feeds["images"].shape, alone))
+        return []
+
+    monkeypatch.setattr(fresh, "run", run)
     fresh.warm_up()
-    assert ran == [(mode, (1, SIZE, SIZE, 3)) for mode in fresh.manifest.modes]
+    shape = (1, SIZE, SIZE, 3)
+    assert ran == {(mode, shape, alone) for mode in fresh.manifest.modes for alone in (True, False)}
+
+
+def test_small_network_has_a_session_of_one_thread_for_calls_beside_others(
+    colours: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def threads(**options: Any) -> list[int]:
+        made = Predictor(read(colours), device="cpu", threads=2, **options)
+        return [
+            sessions["distilled"].get_session_options().intra_op_num_threads
+            for sessions in (made._sessions, made._crowded)
+        ]
+
+    assert threads() == [2, 2]
+    assert threads(concurrent=True) == [2, 1]
+    monkeypatch.setattr(predictor, "_SMALL_BYTES", 0)
+    assert threads(concurrent=True) == [2, 2]
+
+
+@pytest.mark.parametrize("mode", ["distilled", "aggregated"])
+def test_a_call_alone_and_one_beside_others_say_the_same(colours: Path, mode: str):
+    made = Predictor(read(colours), device="cpu", threads=2, concurrent=True)
+    feeds = {"images": images(RED, GREEN)}
+    (alone,), (beside,) = (
+        made.run(mode, feeds, ["probabilities"], alone=value) for value in (True, False)
+    )
+    np.testing.assert_allclose(alone, beside, atol=1e-5)
 
 
 def test_auto_takes_the_cpu_where_there_is_no_gpu(colours: Path, monkeypatch: pytest.MonkeyPatch):

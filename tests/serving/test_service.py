@@ -125,7 +125,7 @@ def test_wrong_address_and_method_have_the_same_shape(
 
 
 def test_fault_of_the_server_says_nothing_else(client: TestClient, monkeypatch: pytest.MonkeyPatch):
-    def fail(self: Predictor, graph: str, feeds: object, outputs: object) -> None:
+    def fail(self: Predictor, graph: str, feeds: object, outputs: object, alone: bool) -> None:
         raise RuntimeError("secret in /srv/private")
 
     with monkeypatch.context() as patch:

@@ -1,0 +1,305 @@
+"""How close the service comes to onnxruntime alone, and others beside it: `python -m benchmarks.serving`.
+
+ResNet-32 at 32 x 32. Every contender runs the same graph on the same processors as the load generator (wrk, 16
+connections). Contenders take turns; before and after each, onnxruntime alone runs the graph (all threads, batches of
+32), and a contender's ratio is its images a second over the mean of these two. What is not installed is left out by
+name. Writes benchmarks/results/serving.json.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from benchmarks import requests
+from benchmarks.load import Load, Shot, load
+from serving import bundle
+from serving.bundle import INPUT, PROBABILITIES
+from serving.limits import available_cpus
+from serving.settings import ROOT
+from training.device import cpu_name
+
+RESULTS = Path(__file__).parent / "results"
+CONNECTIONS, BATCH = 16, 32
+START_S = 60
+OURS = "viewfold"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: what is asked of which server. graph: what onnxruntime alone runs beside it."""
+
+    name: str
+    server: str
+    request: str
+    graph: str = "distilled"
+    images: int = 1
+    connections: int = CONNECTIONS
+    query: str = ""
+
+
+ROWS = (
+    Row("raw body", OURS, "raw"),
+    Row("multipart", OURS, "multipart"),
+    Row("32 images, multipart", OURS, "multipart32", images=BATCH, connections=4),
+    Row("32 images, zip", OURS, "zip32", images=BATCH, connections=4),
+    Row("32 images, OIP tensor", OURS, "oip32", images=BATCH, connections=4),
+    Row("aggregated, raw body", OURS, "raw", "aggregated", query="?mode=aggregated"),
+    Row("one connection", OURS, "raw", connections=1),
+    Row("BentoML, usual", "usual_bentoml", "multipart"),
+    Row("BentoML, adaptive batching", "batching_bentoml", "images"),
+    Row("LitServe, batching", "lit", "json"),
+    Row("FastAPI", "fast", "raw"),
+)
+PACKAGES = (
+    "bentoml",
+    "httptools",
+    "numpy",
+    "onnxruntime-gpu",
+    "pillow",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+)
+NEEDS = {"lit": "litserve", "fast": "fastapi"}  # what has to be installed for a contender
+
+
+def main() -> None:
+    """Start everything, measure in turns, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path, help="of a ResNet-32 at 32 x 32, by sla-sd")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4, help="of load on a contender in a round")
+    parser.add_argument("--rows", nargs="+", help="only these")
+    parser.add_argument("--out", type=Path, default=RESULTS / "serving.json")
+    settings = parser.parse_args()
+    if shutil.which("wrk") is None:
+        raise SystemExit("wrk is not installed (apt-get install wrk)")
+    content = measure(settings.bundle, settings.rounds, settings.seconds, settings.rows)
+    settings.out.write_text(json.dumps(content, indent=1) + "\n")
+    for row in content["rows"]:
+        print(
+            f"{row['name']:<28} {row['images_per_s']:8,.0f} images/s  {row['ratio']:.2f} of onnxruntime "
+            f"[{row['ratio_min']:.2f}, {row['ratio_max']:.2f}]  p50 {row['p50_ms']:.2f} ms  failed {row['failed']:.1%}"
+        )
+    print(json.dumps(content["one_connection"]), json.dumps(content["start_s"]))
+
+
+def measure(folder: Path, rounds: int, seconds: int, only: list[str] | None) -> dict[str, Any]:
+    """All rows in turns, `rounds` times."""
+    missing = [server for server, package in NEEDS.items() if not installed(package)]
+    rows = [r for r in ROWS if r.server not in missing and (only is None or r.name in only)]
+    alone = {graph: Alone(folder, graph) for graph in {row.graph for row in rows}}
+    found: dict[str, list[dict[str, float]]] = {row.name: [] for row in rows}
+    start_s = [start_seconds(folder) for _ in range(rounds)]
+    with contextlib.ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(serving(name, folder)) for name in {r.server for r in rows}
+        }
+        shots = {row.name: shot(row, servers[row.server], folder) for row in rows}
+        for _ in range(rounds):
+            for row in rows:
+                found[row.name].append(turn(row, shots[row.name], alone[row.graph], seconds))
+    return {
+        "command": "python -m benchmarks.serving BUNDLE",
+        "what": f"ResNet-32 at 32 x 32, {CONNECTIONS} connections of wrk on the same processors",
+        "n": rounds,
+        "seconds": seconds,
+        "hardware": f"{cpu_name()}, {available_cpus()} processors",
+        "versions": {
+            name: version(name) for name in PACKAGES + tuple(NEEDS.values()) if installed(name)
+        },
+        "left_out": missing,
+        "rows": [line(row, found[row.name]) for row in rows],
+        "one_connection": one_connection(found.get("one connection", [])),
+        "start_s": {"median": statistics.median(start_s), "max": max(start_s), "n": rounds},
+    }
+
+
+class Alone:
+    """onnxruntime alone: a graph in a session with all threads."""
+
+    def __init__(self, folder: Path, graph: str) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = available_cpus()
+        self._session = ort.InferenceSession(bundle.read(folder).graph(graph), options)
+        side = self._session.get_inputs()[0].shape[1]
+        pixels = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), dtype=np.uint8)
+        self._batch, self._one = {INPUT: pixels}, {INPUT: pixels[:1]}
+
+    def images_per_s(self, seconds: float = 1.0) -> float:
+        """In batches of 32."""
+        self._session.run([PROBABILITIES], self._batch)
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            self._session.run([PROBABILITIES], self._batch)
+            count += BATCH
+        return count / (time.perf_counter() - start)
+
+    def one_ms(self, runs: int = 200) -> float:
+        """The median of a run of one image."""
+        taken = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            self._session.run([PROBABILITIES], self._one)
+            taken.append(1000 * (time.perf_counter() - start))
+        return statistics.median(taken)
+
+
+def turn(row: Row, shot: Shot, alone: Alone, seconds: int) -> dict[str, float]:
+    """One contender for some seconds, and onnxruntime alone before and after it."""
+    before = alone.images_per_s()
+    one_ms = alone.one_ms() if row.connections == 1 else float("nan")
+    seen: Load = load(shot, connections=row.connections, seconds=seconds)
+    after = alone.images_per_s()
+    good = seen.requests_per_s * row.images * (1 - seen.failed)
+    alone_per_s = (before + after) / 2
+    return asdict(seen) | {
+        "images_per_s": good,
+        "alone_per_s": alone_per_s,
+        "ratio": good / alone_per_s,
+        "one_ms": one_ms,
+    }
+
+
+def line(row: Row, turns: list[dict[str, float]]) -> dict[str, Any]:
+    """Medians and extremes of a row."""
+    ratios = [entry["ratio"] for entry in turns]
+    medians = {
+        key: statistics.median(entry[key] for entry in turns)
+        for key in ("requests_per_s", "images_per_s", "alone_per_s", "p50_ms", "failed", "ratio")
+    }
+    return asdict(row) | medians | {"ratio_min": min(ratios), "ratio_max": max(ratios)}
+
+
+def one_connection(turns: list[dict[str, float]]) -> dict[str, float]:
+    """The median latency of one connection over that of one run of onnxruntime, in ms."""
+    if not turns:
+        return {}
+    more = [entry["p50_ms"] - entry["one_ms"] for entry in turns]
+    return {
+        "p50_ms": statistics.median(entry["p50_ms"] for entry in turns),
+        "one_run_ms": statistics.median(entry["one_ms"] for entry in turns),
+        "more_ms": statistics.median(more),
+        "more_ms_min": min(more),
+        "more_ms_max": max(more),
+    }
+
+
+def shot(row: Row, url: str, folder: Path) -> Shot:
+    """The request of a row, tried once: it must be answered."""
+    manifest = bundle.read(folder).manifest
+    built = requests.BUILD[row.request](manifest)
+    path = built.path.format(name=manifest.name) if row.server == OURS else "/predict"
+    made = Shot(f"{url}{path}{row.query}", built.body, built.headers)
+    request = urllib.request.Request(made.url, made.body, made.headers)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        answer.read()
+    return made
+
+
+@contextlib.contextmanager
+def serving(server: str, folder: Path) -> Iterator[str]:
+    """A server of its own process; yields its address once it answers."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    graph = bundle.read(folder).graph("distilled").absolute()
+    with tempfile.TemporaryDirectory() as home:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "BENTOML_HOME": home,
+            "BENTOML_DO_NOT_TRACK": "True",
+            "CONTENDER_GRAPH": str(graph),
+        }
+        with (Path(home) / "log").open("wb") as log:
+            process = subprocess.Popen(
+                command(server, folder, port), cwd=ROOT, env=environment, stdout=log, stderr=log
+            )
+        try:
+            wait(url, process, Path(home) / "log")
+            yield url
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            process.kill()
+            process.wait()
+
+
+def command(server: str, folder: Path, port: int) -> list[str]:
+    """What starts a server on a port."""
+    here, python = "benchmarks.contenders", sys.executable
+    if server == OURS:
+        return [python, "viewfold.py", "serve", str(folder.absolute()), "--port", str(port)]
+    if server == "lit":
+        return [python, "-m", f"{here}.lit", str(port)]
+    if server == "fast":
+        options = ["--port", str(port), "--no-access-log", "--log-level", "warning"]
+        return [python, "-m", "uvicorn", f"{here}.fast:app", *options]
+    options = ["--working-dir", str(ROOT), "--port", str(port), "--host", "127.0.0.1"]
+    name = {"usual_bentoml": "Usual", "batching_bentoml": "Batching"}[server]
+    return [python, "-m", "bentoml", "serve", f"{here}.{server}:{name}", *options]
+
+
+def wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> float:
+    """Seconds until a server answers anything at all but 503."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < START_S:
+        if process.poll() is not None:
+            raise SystemExit(f"a server ended at once: {log.read_text()[-2000:]}")
+        try:
+            urllib.request.urlopen(f"{url}/readyz", timeout=5).close()
+            return time.perf_counter() - start
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                return time.perf_counter() - start
+        except OSError:
+            pass
+        time.sleep(0.02)
+    raise SystemExit(f"no answer after {START_S} s: {log.read_text()[-2000:]}")
+
+
+def start_seconds(folder: Path) -> float:
+    """From the command to /readyz."""
+    start = time.perf_counter()
+    with serving(OURS, folder):
+        return time.perf_counter() - start
+
+
+def installed(package: str) -> bool:
+    """Whether a package is there."""
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    main()
