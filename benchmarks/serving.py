@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -233,7 +234,12 @@ def serving(server: str, folder: Path) -> Iterator[str]:
         }
         with (Path(home) / "log").open("wb") as log:
             process = subprocess.Popen(
-                command(server, folder, port), cwd=ROOT, env=environment, stdout=log, stderr=log
+                command(server, folder, port),
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         try:
             wait(url, process, Path(home) / "log")
@@ -242,7 +248,8 @@ def serving(server: str, folder: Path) -> Iterator[str]:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(20)
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # LitServe leaves its workers behind
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/sla.md")
+DOCUMENTS = ("README.md", "docs/sla.md", "docs/serving.md")
 _TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -130,6 +130,28 @@ def _first_answer(results: dict[str, Any]) -> str:
     )
 
 
+def _serving(results: dict[str, Any]) -> str:
+    lines = [
+        "| what | requests/s | images/s | of onnxruntime alone | p50, ms | failed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in results["rows"]:
+        ratio = f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})"
+        lines.append(
+            f"| {row['name']} | {row['requests_per_s']:,.0f} | {row['images_per_s']:,.0f} | {ratio} "
+            f"| {row['p50_ms']:.1f} | {100 * row['failed']:.1f} % |"
+        )
+    known = results["versions"]
+    lines.append("")
+    lines.append(
+        f"{results['what']}; medians (and extremes) of {results['n']} turns of {results['seconds']} s. onnxruntime alone "
+        f"runs the same graph in batches of 32 on all threads, before and after each turn. {results['hardware']}; "
+        + ", ".join(f"{name} {known[name]}" for name in sorted(known))
+        + f". Made by `{results['command']}`."
+    )
+    return "\n".join(lines) + "\n"
+
+
 def _percent(value: dict[str, Any]) -> str:
     percent = {key: None if number is None else 100 * number for key, number in value.items()}
     return _spread(percent, ".2f")
@@ -147,6 +169,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "folding": _folding,
     "training_speed": _training_speed,
     "first_answer": _first_answer,
+    "serving": _serving,
 }
 
 if __name__ == "__main__":

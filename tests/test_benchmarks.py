@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import accuracy, augself, gpu, tables, training_speed
+from benchmarks import accuracy, augself, gpu, load, requests, serving, tables, training_speed
 from benchmarks.accuracy import Place
 from benchmarks.experiments import EXPERIMENTS, Comparison, Experiment
+from serving import bundle
+from tests.bundles import write_bundle
 from tests.training.runs import interrupt_after, settings
 from training.checks import check_settings
 from training.objectives import objective
@@ -225,3 +227,46 @@ def test_results_of_changed_settings_do_not_count_and_their_runs_are_not_taken(
         augself.pretrained("augself-small", "simclr", 0, place)
     assert folders[0] != folders[1]
     assert augself.read_results("augself-small", place)["runs"] == []
+
+
+WRK = """Running 4s test @ http://127.0.0.1:3100/predict
+  1 threads and 16 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency    15.17ms    3.12ms  54.08ms   92.31%
+    Req/Sec     1.06k    93.14     1.17k    85.00%
+  Latency Distribution
+     50%   950.00us
+     99%   25.00ms
+  4240 requests in 4.00s, 2.01MB read
+  Socket errors: connect 0, read 6, write 0, timeout 4
+  Non-2xx or 3xx responses: 415
+Requests/sec:   1060.00
+Transfer/sec:    512.00KB
+"""
+
+
+def test_load_is_read_from_what_wrk_prints():
+    found = load.read(WRK)
+    assert (found.requests_per_s, found.p50_ms) == (1060, 0.95)
+    assert found.failed == pytest.approx((415 + 10) / (4240 + 10))
+    quiet = "\n".join(l for l in WRK.splitlines() if "errors" not in l and "Non-2xx" not in l)
+    assert load.read(quiet.replace("950.00us", "1.20s")) == load.Load(1060, 1200, 0)
+
+
+def test_a_line_has_medians_and_extremes_of_its_turns():
+    row = serving.Row("raw body", serving.OURS, "raw")
+    turns = [
+        {"requests_per_s": r, "images_per_s": r, "alone_per_s": 100.0, "p50_ms": 1.0, "failed": 0.0}
+        | {"ratio": r / 100}
+        for r in (80.0, 60.0, 90.0)
+    ]
+    line = serving.line(row, turns)
+    assert (line["ratio"], line["ratio_min"], line["ratio_max"]) == (0.8, 0.6, 0.9)
+    assert line["requests_per_s"] == 80
+
+
+def test_every_request_of_the_serving_benchmark_can_be_built(tmp_path: Path):
+    about = bundle.read(write_bundle(tmp_path)).manifest
+    assert {row.request for row in serving.ROWS} <= set(requests.BUILD)
+    for build in requests.BUILD.values():
+        assert build(about).body
