@@ -144,8 +144,9 @@ def _serving(results: dict[str, Any]) -> str:
     known = results["versions"]
     lines.append("")
     lines.append(
-        f"{results['what']}; medians (and extremes) of {results['n']} turns of {results['seconds']} s. onnxruntime alone "
-        f"runs the same graph in batches of 32 on all threads, before and after each turn. {results['hardware']}; "
+        f"{results['what']}; medians (and extremes) of {results['n']} turns of {results['seconds']} s. onnxruntime "
+        f"alone runs the same graph in batches of 32 on all threads, before and after each turn. "
+        f"{results['hardware']}; "
         + ", ".join(f"{name} {known[name]}" for name in sorted(known))
         + f". Made by `{results['command']}`."
     )
