@@ -64,7 +64,8 @@ def classify(model: Model, image: bytes, mode: str | None, top_k: int | None) ->
         pixels = images.decode(image, model.predictor.spec)
     except images.ImageError as error:
         raise from_image_error(error) from error
-    probabilities = model.predictor.predict(pixels[None], name)[0]
+    answered = model.predictor.answer(pixels[None], name)
+    probabilities = answered.answers[0]
     milliseconds = (time.perf_counter() - start) * 1000
     order = np.argsort(-probabilities, kind="stable")[:count].tolist()
     top = [{"label": manifest.classes[i], "probability": float(probabilities[i])} for i in order]
@@ -75,7 +76,7 @@ def classify(model: Model, image: bytes, mode: str | None, top_k: int | None) ->
         "index": order[0],
         "confidence": top[0]["probability"],
         "top": top,
-        "forward_passes": manifest.modes[name].forward_passes,
+        "forward_passes": int(answered.passes[0]),
         "milliseconds": round(milliseconds, 3),
     }
 

@@ -6,14 +6,30 @@ ModeError      a mode the bundle does not have
 
 import ctypes
 import logging
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from serving.bundle import ANSWERS, INPUT, Bundle, BundleError, Manifest, Mode, Tensor
+from serving import escalation
+from serving.bundle import (
+    AGGREGATED,
+    ANSWERS,
+    AUTO,
+    AUTO_REST,
+    IDENTITY_LOGITS,
+    INPUT,
+    PROBABILITIES,
+    Auto,
+    Bundle,
+    BundleError,
+    Manifest,
+    Mode,
+    Tensor,
+)
 from serving.images import ImageSpec, Pixels
 from serving.limits import available_cpus
 
@@ -38,13 +54,25 @@ class ModeError(Exception):
     """The bundle has no such mode."""
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What a mode says of some images, and what it took.
+
+    answers: (B, N) probabilities or (B, D) embeddings, float32. passes: (B,) int64, how many images went through a
+    network for each.
+    """
+
+    answers: Answers
+    passes: NDArray[np.int64]
+
+
 class Predictor:
     """Answers for one bundle. The graphs are loaded when it is made; calls from several threads are safe.
 
     bundle: a checked bundle.
     device: "cuda" fails where CUDA does not really run; "auto" takes it where it does, and says so where a GPU is
         left unused.
-    modes: which modes to load; None for all of them.
+    modes: which modes to load, with the graphs that they need; None for all of them.
     threads: per session; None for as many as the process has processors.
 
     Raises:
@@ -66,10 +94,10 @@ class Predictor:
         _check_meaning(self.manifest, self.spec)
         self.provider = provider(device)
         self._may_fall_back = device == "auto"
-        names = (
-            list(self.manifest.modes) if modes is None else [self.mode_name(mode) for mode in modes]
-        )
-        self._sessions = {name: self._session(bundle, name, threads) for name in names}
+        names = self.manifest.mode_names if modes is None else [self.mode_name(m) for m in modes]
+        self.modes = tuple(dict.fromkeys(names))
+        graphs = dict.fromkeys(g for name in self.modes for g in graphs_of(self.manifest, name))
+        self._sessions = {graph: self._session(bundle, graph, threads) for graph in graphs}
 
     def mode_name(self, name: str | None) -> str:
         """The mode to answer in: the name itself if the bundle has it, its default mode for None.
@@ -85,25 +113,62 @@ class Predictor:
         images: (B, H, W, 3) uint8 RGB of the bundle's image size. Returns (B, N) float32, each row sums to 1; or
         (B, D) float32.
         """
-        (answers,) = self._sessions[mode].run([ANSWERS[self.manifest.task]], {INPUT: images})
-        return np.asarray(answers, dtype=np.float32)
+        return self.answer(images, mode).answers
+
+    def answer(self, images: Pixels, mode: str) -> Answered:
+        """The same as `predict`, and how many passes each image took, which differs from image to image in `auto`."""
+        if mode == AUTO and self.manifest.auto is not None:
+            return self._in_doubt_again(images, self.manifest.auto)
+        (answers,) = self.run(mode, {INPUT: images}, [ANSWERS[self.manifest.task]])
+        count = self.manifest.modes[mode].forward_passes
+        return Answered(answers, np.full(len(images), count, dtype=np.int64))
+
+    def run(
+        self, graph: str, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]
+    ) -> list[NDArray[Any]]:
+        """Some outputs of one graph: of a mode, or of the rest of `auto` ("auto_rest"). Batches of any size.
+
+        feeds: the graph's inputs by name, as the manifest describes them.
+        """
+        found: list[NDArray[Any]] = self._sessions[graph].run(list(outputs), dict(feeds))
+        return found
+
+    def _in_doubt_again(self, images: Pixels, auto: Auto) -> Answered:
+        """One pass for all images, the rest for those in doubt."""
+        wanted = [PROBABILITIES] if auto.rest is None else [PROBABILITIES, IDENTITY_LOGITS]
+        first, *identity = self.run(auto.first, {INPUT: images}, wanted)
+        doubt = escalation.in_doubt(first, auto.threshold)  # (B,)
+        passes = escalation.passes(self.manifest, doubt)
+        if not doubt.any():
+            return Answered(first, passes)
+        feeds: dict[str, NDArray[Any]] = {INPUT: images[doubt]}
+        if auto.rest is not None:
+            feeds[IDENTITY_LOGITS] = identity[0][doubt]
+        (rest,) = self.run(graphs_of(self.manifest, AUTO)[1], feeds, [PROBABILITIES])
+        return Answered(escalation.merged(first, doubt, rest), passes)
 
     def warm_up(self) -> None:
-        """Run every loaded mode once, so that the first request does not pay for onnxruntime's set-up."""
-        blank = np.zeros((1, self.spec.height, self.spec.width, 3), dtype=np.uint8)
-        for mode in self._sessions:
-            self.predict(blank, mode)
+        """Run every loaded graph once, so that the first request does not pay for onnxruntime's set-up."""
+        for name in self._sessions:
+            graph = self.manifest.graphs[name]
+            feeds = {
+                tensor.name: np.zeros([size or 1 for size in tensor.shape], dtype=tensor.dtype)
+                for tensor in graph.inputs
+            }
+            self.run(name, feeds, [tensor.name for tensor in graph.outputs])
 
     def _session(self, bundle: Bundle, name: str, threads: int | None) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or available_cpus()
         options.log_severity_level = _ERRORS_ONLY
+        # threads that wait in a loop make everything several times slower as soon as anything else runs
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = bundle.graph(name)
         try:
             session = ort.InferenceSession(path, options, providers=[self.provider])
         except Exception as error:  # onnxruntime raises a dozen unrelated types
             raise BundleError(f"{path.name}: onnxruntime cannot load it ({error})") from error
-        _check_signature(path.name, session, self.manifest.modes[name])
+        _check_signature(path.name, session, self.manifest.graphs[name])
         if self.provider in session.get_providers():
             return session
         if not self._may_fall_back:
@@ -153,10 +218,12 @@ def _check_meaning(manifest: Manifest, spec: ImageSpec) -> None:
     size = len(manifest.classes) if manifest.dimensions is None else manifest.dimensions
     answers = Tensor(ANSWERS[manifest.task], "float32", (None, size))
     meant = "probabilities of its classes" if manifest.classes else f"embeddings of {size} numbers"
-    for name, mode in manifest.modes.items():
-        if mode.inputs != takes or answers not in mode.outputs:
+    for name, graph in manifest.graphs.items():
+        more = (Tensor(IDENTITY_LOGITS, "float32", (None, size)),) if name == AUTO_REST else ()
+        if graph.inputs != (*takes, *more) or answers not in graph.outputs:
+            what = "the rest of auto" if name == AUTO_REST else f"mode {name!r}"
             raise BundleError(
-                f"mode {name!r} does not turn the manifest's images into {meant}; export the bundle again"
+                f"{what} does not turn the manifest's images into {meant}; export the bundle again"
             )
 
 
@@ -168,9 +235,16 @@ def mode_name(manifest: Manifest, name: str | None) -> str:
     """
     if name is None:
         return manifest.default_mode
-    if name not in manifest.modes:
-        raise ModeError(f"unknown mode {name!r}; this bundle has {sorted(manifest.modes)}")
+    if name not in manifest.mode_names:
+        raise ModeError(f"unknown mode {name!r}; this bundle has {sorted(manifest.mode_names)}")
     return name
+
+
+def graphs_of(manifest: Manifest, mode: str) -> tuple[str, ...]:
+    """The graphs that a mode runs: its own, or for `auto` the first pass and the rest. mode: one of mode_names."""
+    if mode != AUTO or manifest.auto is None:
+        return (mode,)
+    return (manifest.auto.first, AGGREGATED if manifest.auto.rest is None else AUTO_REST)
 
 
 def unit(vectors: Answers) -> Answers:

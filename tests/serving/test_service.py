@@ -126,7 +126,7 @@ def test_fault_of_the_server_says_nothing_else(client: TestClient, monkeypatch: 
         raise RuntimeError("secret in /srv/private")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "predict", fail)
+        patch.setattr(Predictor, "answer", fail)
         found = error(client.post("/predict", content=plain(RED)))
     assert (found["status"], found["code"]) == (500, "internal_error")
     assert "secret" not in found["message"]
