@@ -22,7 +22,7 @@ class ExportConfig:
     name: str | None = None
     """What the model is called over HTTP. Default: the name of the run's folder."""
     default_mode: str | None = None
-    """The mode that answers when none is asked for. Default: the objective's one-pass mode."""
+    """The mode that answers when none is asked for, auto among them. Default: the objective's one-pass mode."""
     embed: bool = False
     """Of a classifier's run: its encoder alone, whose bundle answers with embeddings."""
     data_dir: Path | None = None
@@ -51,5 +51,7 @@ class EvaluateConfig:
     """Where to run; cuda fails where there is none."""
     per_class: bool = False
     """Also print the accuracy of every class (of one run or bundle)."""
+    curve: bool = False
+    """Also print what the mode auto would be worth at other thresholds (of one bundle)."""
     json: Path | None = None
-    """Also write the numbers to this file, with the accuracy of every class and the confusion matrix."""
+    """Also write the numbers to this file, with the accuracy of every class, the confusion matrix and auto's curve."""

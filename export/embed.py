@@ -104,7 +104,7 @@ def _verify(
         VerificationError: with every failure in its message.
     """
     watch, findings = Stopwatch(), verify.Findings()
-    verify.check_graph(written.graph(EMBED), encoder, shape, examples.real_images(run), findings)
+    verify.check_graph(written.graph(EMBED), encoder, shape, [examples.real_images(run)], findings)
     findings.raise_failures()
     size = images_at_once(run.problem.image, 1)
     expected, labels = features_of(encoder, shown.batches, batch_size=size)
@@ -117,7 +117,7 @@ def _verify(
     )
     mode = dataclasses.replace(written.manifest.modes[EMBED], metrics=_metrics(run, progress))
     parity = {
-        "max_abs_diff": findings.max_abs_diff,
+        "max_abs_diff": findings.max_unscaled_diff,
         "max_relative_diff": findings.max_relative_diff,
         "tolerance": verify.TOLERANCE,  # of max_relative_diff
         "least_cosine": findings.least_cosine,

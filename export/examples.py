@@ -1,7 +1,7 @@
-"""The pictures of a run that its bundle is verified on, and those that travel with it."""
+"""The pictures of a run that its bundle is calibrated and verified on, and those that travel with it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,67 +25,82 @@ from training.splits import ArrayPictures, Split, split_of
 
 SAMPLES = 10  # example images in a bundle, one a class as far as they go
 
-# the split that a bundle is verified on, of the data that those settings name
-Read = Callable[[Run[Any], DataConfig], Split]
+PLACES = {"training": 0, "validation": 1, "test": 2}  # in `problem.counts`
+
+# splits by name, of the data that those settings name
+Read = Callable[[DataConfig], dict[str, Split]]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled pictures to verify on. what: in words, for the manifest."""
+    """Labelled pictures. what: in words, for the manifest."""
 
     split: Split
     batches: Any
     what: str
 
 
-def of_classifier(run: Run, data_dir: Path | None, progress: Progress) -> Examples:
-    """The test split that a classifier was judged on; where it is not at hand, the images that the run keeps."""
+def of_classifier(run: Run, data_dir: Path | None, progress: Progress) -> dict[str, Examples]:
+    """The test split that a classifier was judged on, and the validation split that chose its weights.
 
-    def read(run: Run[Any], settings: DataConfig) -> Split:
-        return load_again(run, settings).test
+    Where they are not at hand as they were, the images that the run keeps stand for both.
+    """
 
-    return _examples(run, data_dir, progress, name="test", place=2, read=read)
+    def read(settings: DataConfig) -> dict[str, Split]:
+        dataset = load_again(run, settings)
+        return {"validation": dataset.val, "test": dataset.test}
+
+    return _examples(run, data_dir, progress, ("validation", "test"), read)
 
 
 def of_encoder(run: Run[Any], data_dir: Path | None, progress: Progress) -> Examples:
     """The images that an encoder did not learn from; where they are not at hand, those that the run keeps."""
 
-    def read(run: Run[Any], settings: DataConfig) -> Split:
+    def read(settings: DataConfig) -> dict[str, Split]:
         pool = load_pool(settings, unlabelled=getattr(run.config, "unlabelled", False))
         if pool.classes != run.problem.classes:
             raise DataError(f"{pool.name} has other classes than when {run.folder} began")
-        return pool.val
+        return {"validation": pool.val}
 
-    return _examples(run, data_dir, progress, name="validation", place=1, read=read)
+    return _examples(run, data_dir, progress, ("validation",), read)["validation"]
 
 
 def _examples(
-    run: Run[Any], data_dir: Path | None, progress: Progress, *, name: str, place: int, read: Read
-) -> Examples:
-    """What `read` gives, where it is as it was. place: of the split in `problem.counts`."""
+    run: Run[Any], data_dir: Path | None, progress: Progress, names: Sequence[str], read: Read
+) -> dict[str, Examples]:
+    """What `read` gives, where all of it is as it was; else the images that the run keeps, for each of the names."""
     settings = run.config.data
     if data_dir is not None:
         settings = dataclasses.replace(settings, data_dir=data_dir)
     bare = data.bare_name(settings.data)
     try:
-        split, batches = prepare(
-            read(run, settings), name, run.problem.image, settings, torch.device("cpu"), progress
-        )
-        if len(split) != run.problem.counts[place]:
-            raise DataError(
-                f"{settings.data} has {len(split)} {name} images, but {run.problem.counts[place]} when "
-                f"{run.folder} began"
-            )
-        return Examples(split, batches, f"{len(split)} {name} images of {bare}")
+        return {
+            name: _prepared(run, name, split, settings, progress)
+            for name, split in read(settings).items()
+        }
     except (DataError, ConfigError) as error:
         if data_dir is not None:
             raise
         progress.say(f"the data is not at hand as it was ({error})")
     images, labels = checkpoint.read_validation_images(run)
     kept = split_of(ArrayPictures(images.numpy()), labels.numpy())
-    return Examples(
-        kept, ResidentBatches(images, labels), f"{len(labels)} validation images of {bare}"
+    what = f"{len(labels)} validation images of {bare}"
+    return dict.fromkeys(names, Examples(kept, ResidentBatches(images, labels), what))
+
+
+def _prepared(
+    run: Run[Any], name: str, split: Split, settings: DataConfig, progress: Progress
+) -> Examples:
+    readable, batches = prepare(
+        split, name, run.problem.image, settings, torch.device("cpu"), progress
     )
+    before = run.problem.counts[PLACES[name]]
+    if len(readable) != before:
+        raise DataError(
+            f"{settings.data} has {len(readable)} {name} images, but {before} when {run.folder} began"
+        )
+    what = f"{len(readable)} {name} images of {data.bare_name(settings.data)}"
+    return Examples(readable, batches, what)
 
 
 def real_images(run: Run[Any]) -> Pixels:
