@@ -6,9 +6,12 @@ The test split is never looked at here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from serving.bundle import AGGREGATED, Auto
 
 LEAST_IMAGES = 50  # below it T stays 1: what so few images would fit is mostly noise
 COLDEST, HOTTEST = 0.05, 20.0  # of T
@@ -122,3 +125,28 @@ def least_passes(curve: Curve) -> Escalation:
     """
     enough = curve.correct >= curve.correct[-1] - WITHIN * curve.images - 1e-9
     return curve.point(int(enough.nonzero()[0]))
+
+
+def auto(
+    first: str,
+    answers: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    rest_passes: int,
+    calibration: dict[str, Any],
+) -> Auto:
+    """The mode `auto` as the answers of the other modes choose it. Its graph and its metrics are still missing.
+
+    first: the mode of its first pass. calibration: what the manifest says of the images.
+    """
+    curve = escalation_curve(answers[first], answers[AGGREGATED], labels, rest_passes=rest_passes)
+    chosen = least_passes(curve)
+    return Auto(
+        first=first,
+        rest=None,
+        threshold=chosen.threshold,
+        escalation_rate=chosen.escalation_rate,
+        forward_passes=chosen.forward_passes,
+        metrics={},
+        calibration=calibration,
+    )

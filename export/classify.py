@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from export import calibrate, convert, examples, verify
-from export.config import ExportConfig
+from export import calibrate, convert, examples, precision, verify
+from export.config import FP32, ExportConfig
 from export.errors import ExportError
 from export.examples import Examples
 from export.graphs import Shipped, first_pass, shares_first_pass, shipped
+from export.measure import doubted, measured
 from export.provenance import provenance
 from serving import bundle as contract
-from serving import escalation
 from serving.bundle import (
     AGGREGATED,
     AUTO,
@@ -32,7 +32,7 @@ from serving.predictor import Predictor
 from training import checkpoint
 from training.answering import at_once, load_answering, passes, that_looks
 from training.checkpoint import Run
-from training.evaluate import Answering, Metrics, class_logits, metrics
+from training.evaluate import Answering, class_logits
 from training.progress import Progress, Stopwatch
 
 
@@ -59,9 +59,11 @@ def writer(settings: ExportConfig) -> Callable[[Path, Progress], Manifest]:
     """What makes a bundle of a classifier's run, which has been read.
 
     Raises:
-        ExportError: a default mode that the run does not have.
+        ExportError: a default mode that the run does not have, or a limit that cannot be.
         CheckpointError: the run cannot be read.
     """
+    if not settings.max_drop >= 0:
+        raise ExportError(f"--max-drop {settings.max_drop} points; it is 0 or more")
     run = checkpoint.open_run(settings.run)
     networks = load_answering(run)
     modes = [*networks] if first_pass(networks) is None else [*networks, AUTO]
@@ -69,17 +71,22 @@ def writer(settings: ExportConfig) -> Callable[[Path, Progress], Manifest]:
         raise ExportError(f"unknown mode {settings.default_mode!r}; this run has {modes}")
     name = settings.name or settings.run.resolve().name
     subject = Subject(run, networks, name, settings.default_mode or modes[0])
-    return functools.partial(_write, subject, settings.data_dir)
+    return functools.partial(_write, subject, settings)
 
 
-def _write(subject: Subject, data_dir: Path | None, folder: Path, progress: Progress) -> Manifest:
+def _write(subject: Subject, settings: ExportConfig, folder: Path, progress: Progress) -> Manifest:
     run, networks = subject.run, subject.networks
-    shown = examples.of_classifier(run, data_dir, progress)
+    lower = settings.precision != FP32
+    training = precision.IMAGES if lower else 0
+    shown = examples.of_classifier(run, settings.data_dir, progress, training=training)
     fitted = _fit(networks, shown["validation"], at_once(networks, run.problem.image), progress)
     image = run.problem.image
     graphs = shipped(networks, fitted.temperatures, height=image.height, width=image.width)
     manifest = _write_graphs(subject, graphs, fitted, folder, progress)
-    return _verify(subject, graphs, Bundle(folder, manifest), shown["test"], progress)
+    manifest, served = _verify(subject, graphs, Bundle(folder, manifest), shown["test"], progress)
+    if not lower:
+        return manifest
+    return precision.lowered(Bundle(folder, manifest), served, shown, settings, progress)
 
 
 def _fit(networks: Answering, shown: Examples, batch_size: int, progress: Progress) -> Fitted:
@@ -93,8 +100,12 @@ def _fit(networks: Answering, shown: Examples, batch_size: int, progress: Progre
     said = found if enough else f"1, for fewer than {calibrate.LEAST_IMAGES} images"
     progress.say(f"temperatures on {shown.what}: {said} ({watch.seconds:.1f} s)")
     calibration = {"on": shown.what, "images": len(labels)}
-    auto = _auto(networks, answers, labels, calibration)
-    if auto is not None:
+    auto, first = None, first_pass(networks)
+    if first is not None:
+        rest_passes = passes(networks)[AGGREGATED] - int(shares_first_pass(networks))
+        auto = calibrate.auto(
+            first, answers, labels, rest_passes=rest_passes, calibration=calibration
+        )
         progress.say(
             f"auto: {auto.first} first, and all copies up to a confidence of {auto.threshold:.3f}: "
             f"{auto.forward_passes:.2f} passes an image"
@@ -105,32 +116,6 @@ def _fit(networks: Answering, shown: Examples, batch_size: int, progress: Progre
 def _softened(logits: Mapping[str, Tensor], temperatures: Mapping[str, float]) -> dict[str, Tensor]:
     """The probabilities of every mode at its temperature, (n, N) each."""
     return {mode: (values / temperatures[mode]).softmax(1) for mode, values in logits.items()}
-
-
-def _auto(
-    networks: Answering,
-    answers: Mapping[str, Tensor],
-    labels: Tensor,
-    calibration: dict[str, object],
-) -> Auto | None:
-    """The mode `auto` as the answers to those images choose it. Its graph and its metrics are still missing."""
-    first = first_pass(networks)
-    if first is None:
-        return None
-    rest_passes = passes(networks)[AGGREGATED] - int(shares_first_pass(networks))
-    curve = calibrate.escalation_curve(
-        answers[first], answers[AGGREGATED], labels, rest_passes=rest_passes
-    )
-    chosen = calibrate.least_passes(curve)
-    return Auto(
-        first=first,
-        rest=None,
-        threshold=chosen.threshold,
-        escalation_rate=chosen.escalation_rate,
-        forward_passes=chosen.forward_passes,
-        metrics={},
-        calibration=calibration,
-    )
 
 
 def _write_graphs(
@@ -153,7 +138,7 @@ def _write_graphs(
     for name, graph in graphs.items():
         watch, count = Stopwatch(), graph.forward_passes
         told = facts | {
-            "mode": name, "forward_passes": count, "temperature": graph.temperature,
+            "mode": name, "forward_passes": count, "precision": FP32, "temperature": graph.temperature,
         }  # fmt: skip
         models[name] = convert.to_onnx(graph.module, graph.signature, told)
         progress.say(
@@ -182,7 +167,7 @@ def _described(graph: Shipped, file: Path) -> Mode:
         inputs=graph.signature.inputs,
         outputs=graph.signature.outputs,
         forward_passes=graph.forward_passes,
-        precision="fp32",
+        precision=FP32,
         temperature=graph.temperature,
         metrics={},
     )
@@ -194,8 +179,8 @@ def _verify(
     written: Bundle,
     shown: Examples,
     progress: Progress,
-) -> Manifest:
-    """Compare what was written with torch. Returns the manifest with what was measured.
+) -> tuple[Manifest, dict[str, Tensor]]:
+    """Compare what was written with torch. Returns the manifest with what was measured, and what was answered.
 
     Raises:
         VerificationError: with every failure in its message.
@@ -230,7 +215,7 @@ def _verify(
         "agreement": findings.agreement,
         "on": shown.what,
     }
-    return dataclasses.replace(_measured(manifest, served, labels), parity=parity)
+    return dataclasses.replace(measured(manifest, served, labels), parity=parity), served
 
 
 def _check_graphs(
@@ -247,32 +232,3 @@ def _check_graphs(
     for name, graph in graphs.items():
         inputs = [feeds[tensor.name] for tensor in graph.signature.inputs]
         verify.check_graph(written.graph(name), graph.module, graph.signature, inputs, findings)
-
-
-def _measured(manifest: Manifest, served: Mapping[str, Tensor], labels: Tensor) -> Manifest:
-    """The manifest with the metrics of every mode on the images that were served."""
-    modes = {
-        mode: dataclasses.replace(value, metrics=_numbers(metrics(served[mode], labels)))
-        for mode, value in manifest.modes.items()
-    }
-    auto = manifest.auto
-    if auto is not None:
-        doubt = doubted(manifest, served[auto.first])
-        cost = {
-            "forward_passes": float(escalation.passes(manifest, doubt.numpy()).mean()),
-            "escalation_rate": doubt.double().mean().item(),
-        }
-        auto = dataclasses.replace(auto, metrics=_numbers(metrics(served[AUTO], labels)) | cost)
-    return dataclasses.replace(manifest, modes=modes, auto=auto)
-
-
-def doubted(manifest: Manifest, first: Tensor) -> Tensor:
-    """Which images `auto` has in doubt, (n,) bool. first: what its first pass says of them, (n, N)."""
-    assert manifest.auto is not None
-    return torch.from_numpy(escalation.in_doubt(first.numpy(), manifest.auto.threshold))
-
-
-def _numbers(measured: Metrics) -> dict[str, float]:
-    """The metrics for the manifest, less those that these classes do not have."""
-    values = dataclasses.asdict(measured)
-    return {name: value for name, value in values.items() if value is not None}

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 import tyro
 
 from training.config import Device
+
+Precision = Literal["fp32", "fp16", "int8"]
+FP32: Final = "fp32"
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,10 @@ class ExportConfig:
     """What the model is called over HTTP. Default: the name of the run's folder."""
     default_mode: str | None = None
     """The mode that answers when none is asked for, auto among them. Default: the objective's one-pass mode."""
+    precision: Precision = FP32
+    """fp32; fp16 halves the weights and is for GPUs; int8 is for processors with VNNI, about twice as fast there."""
+    max_drop: float = 0.5
+    """Points of top-1 on the validation split that any mode may lose to fp32; with more, nothing is exported."""
     embed: bool = False
     """Of a classifier's run: its encoder alone, whose bundle answers with embeddings."""
     data_dir: Path | None = None

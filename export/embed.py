@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from export import convert, examples, verify
-from export.config import ExportConfig
+from export.config import FP32, ExportConfig
 from export.errors import ExportError
 from export.examples import Examples
 from export.graphs import Signature, embedding_signature
@@ -40,6 +40,11 @@ def writer(settings: ExportConfig) -> Callable[[Path, Progress], Manifest]:
         CheckpointError: the run cannot be read.
     """
     encoder, run = load_encoder(settings.run)
+    if settings.precision != FP32:
+        raise ExportError(
+            f"--precision {settings.precision} is of classifiers: no top-1 shows what an encoder "
+            "loses by it; leave it out"
+        )
     if settings.default_mode not in (None, EMBED):
         raise ExportError(f"unknown mode {settings.default_mode!r}; an encoder has {[EMBED]}")
     return functools.partial(_write, encoder, run, settings)

@@ -22,10 +22,11 @@ from training.pool import load_pool
 from training.progress import Progress
 from training.resume import load_again
 from training.splits import ArrayPictures, Split, split_of
+from training.statistics import evenly_spaced
 
 SAMPLES = 10  # example images in a bundle, one a class as far as they go
 
-PLACES = {"training": 0, "validation": 1, "test": 2}  # in `problem.counts`
+PLACES = {"validation": 1, "test": 2}  # in `problem.counts`, of splits that must be whole
 
 # splits by name, of the data that those settings name
 Read = Callable[[DataConfig], dict[str, Split]]
@@ -40,17 +41,24 @@ class Examples:
     what: str
 
 
-def of_classifier(run: Run, data_dir: Path | None, progress: Progress) -> dict[str, Examples]:
-    """The test split that a classifier was judged on, and the validation split that chose its weights.
+def of_classifier(
+    run: Run, data_dir: Path | None, progress: Progress, *, training: int = 0
+) -> dict[str, Examples]:
+    """The "test" split that a classifier was judged on, and the "validation" split that chose its weights.
 
-    Where they are not at hand as they were, the images that the run keeps stand for both.
+    training: how many images of the "training" split to read as well. Where the data is not at hand as it was, the
+    images that the run keeps stand for all.
     """
 
     def read(settings: DataConfig) -> dict[str, Split]:
         dataset = load_again(run, settings)
-        return {"validation": dataset.val, "test": dataset.test}
+        splits = {"validation": dataset.val, "test": dataset.test}
+        if training:
+            some = evenly_spaced(len(dataset.train), training).numpy()
+            splits["training"] = dataset.train.take(some)
+        return splits
 
-    return _examples(run, data_dir, progress, ("validation", "test"), read)
+    return _examples(run, data_dir, progress, ("training", "validation", "test"), read)
 
 
 def of_encoder(run: Run[Any], data_dir: Path | None, progress: Progress) -> Examples:
@@ -94,7 +102,7 @@ def _prepared(
     readable, batches = prepare(
         split, name, run.problem.image, settings, torch.device("cpu"), progress
     )
-    before = run.problem.counts[PLACES[name]]
+    before = run.problem.counts[PLACES[name]] if name in PLACES else len(readable)
     if len(readable) != before:
         raise DataError(
             f"{settings.data} has {len(readable)} {name} images, but {before} when {run.folder} began"

@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 FORMAT = 2
-_SINCE = {"auto": 2, "calibration": 2}  # fields that older formats lack
+_SINCE = {"auto": 2, "calibration": 2, "precision": 2}  # fields that older formats lack
 MANIFEST = "manifest.json"
 
 

@@ -80,6 +80,9 @@ class Manifest:
     calibration: dict[str, Any] = dataclasses.field(
         default_factory=dict
     )  # what the temperatures were fitted on; empty of an encoder
+    precision: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # what it cost that the graphs are not in fp32; empty where they are
 
     @property
     def mode_names(self) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from onnx import ModelProto
 
-from benchmarks import accuracy, augself, gpu, tables, training_speed
+from benchmarks import accuracy, augself, gpu, precision, tables, training_speed
 from benchmarks.accuracy import Place
 from benchmarks.experiments import EXPERIMENTS, Comparison, Experiment
 from tests.training.runs import interrupt_after, settings
@@ -225,3 +226,21 @@ def test_results_of_changed_settings_do_not_count_and_their_runs_are_not_taken(
         augself.pretrained("augself-small", "simclr", 0, place)
     assert folders[0] != folders[1]
     assert augself.read_results("augself-small", place)["runs"] == []
+
+
+# precision
+
+
+def test_ratio_of_precision_is_of_the_same_turn():
+    found = precision.row([1.0, 2.0, 4.0], [2.0, 6.0, 4.0], ModelProto())
+    assert (found["n"], found["images_per_second"]) == (3, precision.BATCH / 2)
+    assert found["ratio"]["median"] == 2.0
+
+
+@pytest.mark.slow
+def test_precision_is_measured_of_every_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    small = dataclasses.replace(precision.CONFIG, backbone="resnet8")
+    monkeypatch.setattr(precision, "CONFIG", small)
+    rows = precision.measure(turns=2)["rows"]
+    assert list(rows) == ["fp32", "fp16", "int8"]
+    assert rows["int8"]["bytes"] < rows["fp16"]["bytes"] < rows["fp32"]["bytes"]

@@ -31,7 +31,12 @@ def test_read_gives_back_what_was_encoded(colours: Path):
 
 def test_every_field_comes_back(tmp_path: Path):
     manifest = read(write_auto(tmp_path)).manifest
-    manifest = replace(manifest, weights={"weights.bin": "0"}, calibration={"images": 60})
+    manifest = replace(
+        manifest,
+        weights={"weights.bin": "0"},
+        calibration={"images": 60},
+        precision={"name": "int8"},
+    )
     for field in fields(manifest):
         assert getattr(manifest, field.name), f"{field.name} is empty here and shows nothing"
         assert getattr(parse(encode(manifest)), field.name) == getattr(manifest, field.name)
@@ -201,7 +206,7 @@ def test_files_outside_the_bundle_are_refused(tmp_path: Path, name: str):
 
 def as_format_1(content: dict[str, Any]) -> None:
     content["format"] = 1
-    for name in ("auto", "calibration"):
+    for name in ("auto", "calibration", "precision"):
         del content[name]
 
 
@@ -213,7 +218,7 @@ def test_format_1_is_read_and_has_no_auto(tmp_path: Path):
     assert manifest.mode_names == ("distilled", "single", "aggregated")
 
 
-@pytest.mark.parametrize("name", ["auto", "calibration"])
+@pytest.mark.parametrize("name", ["auto", "calibration", "precision"])
 def test_format_2_without_what_it_has_is_malformed(tmp_path: Path, name: str):
     path = write_bundle(tmp_path) / MANIFEST
     path.write_text(altered(path.read_text(), lambda content: content.pop(name)))
