@@ -1,4 +1,4 @@
-"""The tables of the README, made from benchmarks/results/: `python -m benchmarks.tables` writes them into it.
+"""The tables of the documents, made from benchmarks/results/: `python -m benchmarks.tables` writes them.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`; tests compare it with the results.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/sla.md", "docs/serving.md")
+DOCUMENTS = ("README.md", "docs/sla.md", "docs/bundle.md", "docs/serving.md")
 _TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -153,6 +153,24 @@ def _serving(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _precision(results: dict[str, Any]) -> str:
+    lines = ["| precision | as fast as fp32 | size of the graph |", "|---|---|---|"]
+    for name, row in results["rows"].items():
+        low, high = row["ratio"]["quartiles"]
+        spread = "" if name == "fp32" else f" (quartiles {low:.2f} to {high:.2f})"
+        lines.append(
+            f"| {name} | {row['ratio']['median']:.2f} x{spread} | {row['bytes'] / 1e6:.2f} MB |"
+        )
+    lines.append("")
+    side = results["side_px"]
+    lines.append(
+        f"ResNet-32, `{results['graph']}`, {side} x {side}, batch {results['batch']}, one thread, "
+        f"n = {results['turns']} turns of each, other programmes running beside it. {results['hardware']}, onnxruntime "
+        f"{results['versions']['onnxruntime']}. Made by `{results['command']}`."
+    )
+    return "\n".join(lines) + "\n"
+
+
 def _percent(value: dict[str, Any]) -> str:
     percent = {key: None if number is None else 100 * number for key, number in value.items()}
     return _spread(percent, ".2f")
@@ -171,6 +189,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "training_speed": _training_speed,
     "first_answer": _first_answer,
     "serving": _serving,
+    "precision": _precision,
 }
 
 if __name__ == "__main__":

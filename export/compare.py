@@ -25,7 +25,7 @@ def comparison(entries: Sequence[Entry]) -> dict[str, Any]:
     table = [
         {"row": name, "mode": mode} | _row(group, mode)
         for name, group in zip(names, groups.values(), strict=True)
-        for mode in group[0][1]["modes"]
+        for mode in _modes_of_all(group)
     ]
     first = entries[0][1]
     return {
@@ -83,13 +83,19 @@ def _named(groups: Sequence[dict[str, str]]) -> list[str]:
     ]
 
 
+def _modes_of_all(group: Sequence[Entry]) -> list[str]:
+    """The modes that every one of the group has: a bundle from before `auto` lacks that one."""
+    first, *others = [result["modes"] for _, result in group]
+    return [mode for mode in first if all(mode in other for other in others)]
+
+
 def _row(group: Sequence[Entry], mode: str) -> dict[str, Any]:
     measured = [result["modes"][mode] for _, result in group]
     row: dict[str, Any] = {
         "runs": len(group),
         "seeds": [config.seed for config, _ in group],
         "n": measured[0]["n"],
-        "forward_passes": measured[0]["forward_passes"],
+        "forward_passes": statistics.fmean(one["forward_passes"] for one in measured),
     }
     for key in METRICS:
         values = [one[key] for one in measured]
@@ -101,7 +107,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         row["row"],
         row["mode"],
-        str(row["forward_passes"]),
+        f"{row['forward_passes']:.4g}",  # of auto a mean
         str(row["runs"]),
         _spread(row["top1"], 100, ".2f"),
         _spread(row["top5"], 100, ".2f"),

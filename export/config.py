@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 import tyro
 
 from training.config import Device
+
+Precision = Literal["fp32", "fp16", "int8"]
+FP32: Final = "fp32"
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,11 @@ class ExportConfig:
     name: str | None = None
     """What the model is called over HTTP. Default: the name of the run's folder."""
     default_mode: str | None = None
-    """The mode that answers when none is asked for. Default: the objective's one-pass mode."""
+    """The mode that answers when none is asked for, auto among them. Default: the objective's one-pass mode."""
+    precision: Precision = FP32
+    """fp32; fp16 halves the weights and is for GPUs; int8 is for processors with VNNI, about twice as fast there."""
+    max_drop: float = 0.5
+    """Points of top-1 on the validation split that any mode may lose to fp32; with more, nothing is exported."""
     embed: bool = False
     """Of a classifier's run: its encoder alone, whose bundle answers with embeddings."""
     data_dir: Path | None = None
@@ -51,5 +59,7 @@ class EvaluateConfig:
     """Where to run; cuda fails where there is none."""
     per_class: bool = False
     """Also print the accuracy of every class (of one run or bundle)."""
+    curve: bool = False
+    """Also print what the mode auto would be worth at other thresholds (of one bundle)."""
     json: Path | None = None
-    """Also write the numbers to this file, with the accuracy of every class and the confusion matrix."""
+    """Also write the numbers to this file, with the accuracy of every class, the confusion matrix and auto's curve."""

@@ -15,6 +15,7 @@ from onnx.external_data_helper import set_external_data
 from torch import nn
 
 from export.graphs import Signature
+from serving.bundle import Tensor as GraphTensor
 
 WEIGHTS = "weights.bin"
 SHARED_FROM_BYTES = (
@@ -25,16 +26,19 @@ _ALIGNMENT = 4096  # onnxruntime maps external data into memory by pages
 
 
 def to_onnx(graph: nn.Module, signature: Signature, facts: Mapping[str, Any]) -> onnx.ModelProto:
-    """The ONNX model of a mode, with a free batch axis. facts: what its metadata says, as JSON values."""
-    (pictures,) = signature.inputs
-    example = torch.zeros((2, *(size or 2 for size in pictures.shape[1:])), dtype=torch.uint8)
+    """The ONNX model of a module, with a free batch axis. facts: what its metadata says, as JSON values.
+
+    The arguments of the module's `forward` have the names of the inputs.
+    """
+    batch = torch.export.Dim("batch")
+    names = [tensor.name for tensor in signature.inputs]
     with _quiet():
         program = torch.onnx.export(
             graph,
-            (example,),
+            tuple(_example(tensor) for tensor in signature.inputs),
             dynamo=True,
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-            input_names=[pictures.name],
+            dynamic_shapes={name: {0: batch} for name in names},
+            input_names=names,
             output_names=[tensor.name for tensor in signature.outputs],
             external_data=False,
             verbose=False,
@@ -82,6 +86,12 @@ def _move_weights(models: Mapping[str, onnx.ModelProto], path: Path) -> None:
                     file.write(content)
                 set_external_data(tensor, path.name, offset=places[digest], length=len(content))
                 tensor.ClearField("raw_data")
+
+
+def _example(tensor: GraphTensor) -> torch.Tensor:
+    """Zeros of that shape, two of them: 1 would be taken for a fixed size."""
+    dtypes = {"uint8": torch.uint8, "float32": torch.float32}
+    return torch.zeros([size or 2 for size in tensor.shape], dtype=dtypes[tensor.dtype])
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from export import convert, examples, verify
-from export.config import ExportConfig
+from export.config import FP32, ExportConfig
 from export.errors import ExportError
 from export.examples import Examples
 from export.graphs import Signature, embedding_signature
@@ -40,6 +40,11 @@ def writer(settings: ExportConfig) -> Callable[[Path, Progress], Manifest]:
         CheckpointError: the run cannot be read.
     """
     encoder, run = load_encoder(settings.run)
+    if settings.precision != FP32:
+        raise ExportError(
+            f"--precision {settings.precision} is of classifiers: no top-1 shows what an encoder "
+            "loses by it; leave it out"
+        )
     if settings.default_mode not in (None, EMBED):
         raise ExportError(f"unknown mode {settings.default_mode!r}; an encoder has {[EMBED]}")
     return functools.partial(_write, encoder, run, settings)
@@ -104,7 +109,7 @@ def _verify(
         VerificationError: with every failure in its message.
     """
     watch, findings = Stopwatch(), verify.Findings()
-    verify.check_graph(written.graph(EMBED), encoder, shape, examples.real_images(run), findings)
+    verify.check_graph(written.graph(EMBED), encoder, shape, [examples.real_images(run)], findings)
     findings.raise_failures()
     size = images_at_once(run.problem.image, 1)
     expected, labels = features_of(encoder, shown.batches, batch_size=size)
@@ -117,7 +122,7 @@ def _verify(
     )
     mode = dataclasses.replace(written.manifest.modes[EMBED], metrics=_metrics(run, progress))
     parity = {
-        "max_abs_diff": findings.max_abs_diff,
+        "max_abs_diff": findings.max_unscaled_diff,
         "max_relative_diff": findings.max_relative_diff,
         "tolerance": verify.TOLERANCE,  # of max_relative_diff
         "least_cosine": findings.least_cosine,

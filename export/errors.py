@@ -2,6 +2,7 @@
 
 ExportError
 ├── VerificationError    the graphs do not say what torch says; every failure is listed
+├── PrecisionError       in lower precision a mode answers worse than is allowed
 └── TargetError          the place for the bundle is taken or cannot be written
 """
 
@@ -12,6 +13,10 @@ class ExportError(Exception):
 
 class VerificationError(ExportError):
     """The graphs do not say what torch says; the message lists every failure."""
+
+
+class PrecisionError(ExportError):
+    """In lower precision a mode answers worse than is allowed; the message says which and by how much."""
 
 
 class TargetError(ExportError):

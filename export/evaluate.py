@@ -1,11 +1,11 @@
 """`viewfold evaluate`: the metrics of every mode, of runs by torch, and of bundles by onnxruntime as they are served.
 
-One path is measured in detail; several are also summarised by compare.py.
+One path is measured in detail, which describe.py prints; several are also summarised by compare.py.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export import compare, verify
+from export import calibrate, compare, describe, verify
 from export.config import EvaluateConfig
 from export.errors import ExportError
 from serving import bundle as contract
-from serving.bundle import Bundle
+from serving import escalation
+from serving.bundle import AGGREGATED, AUTO, Bundle, Manifest
 from serving.images import ImageSpec
 from serving.predictor import Predictor
 from training import checkpoint, confusion, data
+from training import device as devices
 from training.answering import at_once, load_answering, passes
 from training.batches import Batches, prepare
 from training.checkpoint import Run
 from training.config import DataConfig, TrainConfig
 from training.config_json import from_dict
-from training.device import describe, pick_device
 from training.evaluate import Metrics, metrics, probabilities
 from training.progress import Progress, Stopwatch
 from training.splits import Split
 
 SPLITS = ("train", "val", "test")
 MOST_NAMED = 5  # classes in a message
+CURVE_POINTS = 101  # of auto's curve, in the file
 
 Read = Callable[["Subject", DataConfig, torch.device], tuple[Split, Batches]]
 
@@ -50,13 +52,18 @@ class Subject:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a subject says of a split. by_mode: (n, N) float32; labels: (n,); passes: forward passes of each mode."""
+    """What a subject says of a split.
+
+    by_mode: (n, N) float32; labels: (n,); passes: forward passes of each mode, of `auto` the mean. curve: what other
+    thresholds of `auto` would have given.
+    """
 
     by_mode: dict[str, Tensor]
     labels: Tensor
-    passes: dict[str, int]
+    passes: Mapping[str, float]
     engine: str
     hardware: str
+    curve: calibrate.Curve | None = None
 
 
 def run(settings: EvaluateConfig) -> dict[str, Any]:
@@ -70,11 +77,17 @@ def run(settings: EvaluateConfig) -> dict[str, Any]:
     progress, watch = Progress(), Stopwatch()
     subjects = [_open(path) for path in settings.paths]
     _check_classes(subjects)
+    if settings.curve and AUTO not in _modes(subjects[0]):
+        raise ExportError(f"--curve is of bundles with the mode auto; {settings.paths[0]} has none")
     read = _reader(settings.split, progress)  # runs that differ in their seed share their data
     measured = [_measure(subject, settings, read, progress) for subject in subjects]
     if len(measured) == 1:
         result = measured[0]
-        lines = _described(result, per_class=settings.per_class)
+        if settings.curve and "curve" not in result:
+            raise ExportError(
+                f"--curve is of bundles with the mode auto; {settings.paths[0]} has none"
+            )
+        lines = describe.lines(result, per_class=settings.per_class, curve=settings.curve)
     else:
         entries = list(zip((s.config for s in subjects), measured, strict=True))
         result = compare.comparison(entries)
@@ -94,8 +107,9 @@ def _check(settings: EvaluateConfig) -> None:
         raise ExportError(f"unknown split {settings.split!r}; choose from {list(SPLITS)}")
     if settings.json is not None and not settings.json.absolute().parent.is_dir():
         raise ExportError(f"--json {settings.json}: there is no folder {settings.json.parent}")
-    if settings.per_class and len(settings.paths) > 1:
-        raise ExportError("--per-class prints one run or bundle; for several, read --json FILE")
+    asked = {"--per-class": settings.per_class, "--curve": settings.curve}
+    for flag in (flag for flag, value in asked.items() if value and len(settings.paths) > 1):
+        raise ExportError(f"{flag} prints one run or bundle; for several, read --json FILE")
     seen = set()
     for path in settings.paths:
         if path.resolve() in seen:
@@ -122,6 +136,11 @@ def _open(path: Path) -> Subject:
     return Subject(path, found, found.config, found.problem.classes, found.problem.image)
 
 
+def _modes(subject: Subject) -> tuple[str, ...]:
+    """The modes of a bundle; none of a run, which has no threshold."""
+    return subject.found.manifest.mode_names if isinstance(subject.found, Bundle) else ()
+
+
 def _check_classes(subjects: Sequence[Subject]) -> None:
     first = subjects[0]
     for other in subjects[1:]:
@@ -138,7 +157,7 @@ def _measure(
     """The numbers of one run or bundle, as they go into a file."""
     answer = _of_run if isinstance(subject.found, Run) else _of_bundle
     given = answer(subject, settings, read, progress)
-    return {
+    result: dict[str, Any] = {
         "path": str(subject.path),
         "split": settings.split,
         "engine": given.engine,
@@ -149,9 +168,12 @@ def _measure(
             for mode, probabilities in given.by_mode.items()
         },
     }
+    if given.curve is not None:
+        result["curve"] = [dataclasses.asdict(point) for point in given.curve.shown(CURVE_POINTS)]
+    return result
 
 
-def _mode(answer: Tensor, labels: Tensor, passes: int, classes: Sequence[str]) -> dict[str, Any]:
+def _mode(answer: Tensor, labels: Tensor, passes: float, classes: Sequence[str]) -> dict[str, Any]:
     found: Metrics = metrics(answer, labels)
     details = confusion.as_json(confusion.confusion_matrix(answer, labels), classes)
     interval = list(found.top1_interval)
@@ -162,13 +184,13 @@ def _mode(answer: Tensor, labels: Tensor, passes: int, classes: Sequence[str]) -
 
 def _of_run(subject: Subject, settings: EvaluateConfig, read: Read, progress: Progress) -> Answers:
     assert isinstance(subject.found, Run)
-    device = pick_device(settings.device)
+    device = devices.pick_device(settings.device)
     networks = load_answering(subject.found, device)
     _, batches = read(
         subject, data.instead_of(subject.config.data, settings.data, settings.data_dir), device
     )
     answers, labels = probabilities(networks, batches, batch_size=at_once(networks, subject.image))
-    return Answers(answers, labels, passes(networks), "torch", describe(device))
+    return Answers(answers, labels, passes(networks), "torch", devices.describe(device))
 
 
 def _of_bundle(
@@ -184,9 +206,32 @@ def _of_bundle(
         data.instead_of(subject.config.data, settings.data, settings.data_dir),
         torch.device("cpu"),
     )
-    answers = verify.serve(predictor, split, tuple(manifest.modes), progress)
-    counts = {name: mode.forward_passes for name, mode in manifest.modes.items()}
-    return Answers(answers, batches.labels.cpu(), counts, "onnxruntime", predictor.provider)
+    answers = verify.serve(predictor, split, manifest.mode_names, progress)
+    labels, passes = batches.labels.cpu(), _mean_passes(manifest, answers)
+    curve = _curve(manifest, answers, labels)
+    return Answers(answers, labels, passes, "onnxruntime", predictor.provider, curve)
+
+
+def _mean_passes(manifest: Manifest, answers: Mapping[str, Tensor]) -> dict[str, float]:
+    counts: dict[str, float] = {n: mode.forward_passes for n, mode in manifest.modes.items()}
+    if manifest.auto is not None:
+        first = answers[manifest.auto.first].numpy()
+        doubt = escalation.in_doubt(first, manifest.auto.threshold)
+        counts[AUTO] = float(escalation.passes(manifest, doubt).mean())
+    return counts
+
+
+def _curve(
+    manifest: Manifest, answers: Mapping[str, Tensor], labels: Tensor
+) -> calibrate.Curve | None:
+    if manifest.auto is None:
+        return None
+    return calibrate.escalation_curve(
+        answers[manifest.auto.first],
+        answers[AGGREGATED],
+        labels,
+        rest_passes=escalation.rest_passes(manifest),
+    )
 
 
 def _reader(name: str, progress: Progress) -> Read:
@@ -205,35 +250,6 @@ def _reader(name: str, progress: Progress) -> Read:
         return prepare(split, name, image, config, device, progress)
 
     return lambda subject, config, device: read(config, subject.image, subject.classes, device)
-
-
-def _described(result: dict[str, Any], *, per_class: bool) -> list[str]:
-    """What is printed of one run or bundle."""
-    lines = [
-        f"{result['path']}, {result['split']} split, {result['engine']} on {result['hardware']}; "
-        "in brackets the 95 % interval:"
-    ]
-    for mode, values in result["modes"].items():
-        low, high = (100 * bound for bound in values["top1_interval"])
-        top5 = "" if values["top5"] is None else f"top-5 {100 * values['top5']:6.2f} %  "
-        passes = f"{values['forward_passes']} pass{'es' if values['forward_passes'] > 1 else ''}"
-        lines.append(
-            f"  {mode:<11} top-1 {100 * values['top1']:6.2f} % [{low:.2f}, {high:.2f}]  {top5}"
-            f"NLL {values['nll']:.4f}  ECE {values['ece']:.4f}  {passes}  n = {values['n']}"
-        )
-    return lines + (_class_table(result["modes"]) if per_class else [])
-
-
-def _class_table(modes: dict[str, Any]) -> list[str]:
-    """The accuracy of every class in every mode, a line a class."""
-    first = next(iter(modes.values()))["per_class"]
-    width = max(len("class"), *(len(entry["class"]) for entry in first))
-    lines = [f"  {'class':<{width}}  {'n':>6}  " + "  ".join(f"{mode:>11}" for mode in modes)]
-    for place, entry in enumerate(first):
-        shares = [values["per_class"][place]["accuracy"] for values in modes.values()]
-        cells = [f"{'no images' if s is None else f'{100 * s:.2f} %':>11}" for s in shares]
-        lines.append(f"  {entry['class']:<{width}}  {entry['n']:>6}  " + "  ".join(cells))
-    return lines
 
 
 def _some(classes: Sequence[str]) -> str:

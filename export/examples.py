@@ -1,7 +1,7 @@
-"""The pictures of a run that its bundle is verified on, and those that travel with it."""
+"""The pictures of a run that its bundle is calibrated and verified on, and those that travel with it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,70 +22,93 @@ from training.pool import load_pool
 from training.progress import Progress
 from training.resume import load_again
 from training.splits import ArrayPictures, Split, split_of
+from training.statistics import evenly_spaced
 
 SAMPLES = 10  # example images in a bundle, one a class as far as they go
 
-# the split that a bundle is verified on, of the data that those settings name
-Read = Callable[[Run[Any], DataConfig], Split]
+PLACES = {"validation": 1, "test": 2}  # in `problem.counts`, of splits that must be whole
+
+# splits by name, of the data that those settings name
+Read = Callable[[DataConfig], dict[str, Split]]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled pictures to verify on. what: in words, for the manifest."""
+    """Labelled pictures. what: in words, for the manifest."""
 
     split: Split
     batches: Any
     what: str
 
 
-def of_classifier(run: Run, data_dir: Path | None, progress: Progress) -> Examples:
-    """The test split that a classifier was judged on; where it is not at hand, the images that the run keeps."""
+def of_classifier(
+    run: Run, data_dir: Path | None, progress: Progress, *, training: int = 0
+) -> dict[str, Examples]:
+    """The "test" split that a classifier was judged on, and the "validation" split that chose its weights.
 
-    def read(run: Run[Any], settings: DataConfig) -> Split:
-        return load_again(run, settings).test
+    training: how many images of the "training" split to read as well. Where the data is not at hand as it was, the
+    images that the run keeps stand for all.
+    """
 
-    return _examples(run, data_dir, progress, name="test", place=2, read=read)
+    def read(settings: DataConfig) -> dict[str, Split]:
+        dataset = load_again(run, settings)
+        splits = {"validation": dataset.val, "test": dataset.test}
+        if training:
+            some = evenly_spaced(len(dataset.train), training).numpy()
+            splits["training"] = dataset.train.take(some)
+        return splits
+
+    return _examples(run, data_dir, progress, ("training", "validation", "test"), read)
 
 
 def of_encoder(run: Run[Any], data_dir: Path | None, progress: Progress) -> Examples:
     """The images that an encoder did not learn from; where they are not at hand, those that the run keeps."""
 
-    def read(run: Run[Any], settings: DataConfig) -> Split:
+    def read(settings: DataConfig) -> dict[str, Split]:
         pool = load_pool(settings, unlabelled=getattr(run.config, "unlabelled", False))
         if pool.classes != run.problem.classes:
             raise DataError(f"{pool.name} has other classes than when {run.folder} began")
-        return pool.val
+        return {"validation": pool.val}
 
-    return _examples(run, data_dir, progress, name="validation", place=1, read=read)
+    return _examples(run, data_dir, progress, ("validation",), read)["validation"]
 
 
 def _examples(
-    run: Run[Any], data_dir: Path | None, progress: Progress, *, name: str, place: int, read: Read
-) -> Examples:
-    """What `read` gives, where it is as it was. place: of the split in `problem.counts`."""
+    run: Run[Any], data_dir: Path | None, progress: Progress, names: Sequence[str], read: Read
+) -> dict[str, Examples]:
+    """What `read` gives, where all of it is as it was; else the images that the run keeps, for each of the names."""
     settings = run.config.data
     if data_dir is not None:
         settings = dataclasses.replace(settings, data_dir=data_dir)
     bare = data.bare_name(settings.data)
     try:
-        split, batches = prepare(
-            read(run, settings), name, run.problem.image, settings, torch.device("cpu"), progress
-        )
-        if len(split) != run.problem.counts[place]:
-            raise DataError(
-                f"{settings.data} has {len(split)} {name} images, but {run.problem.counts[place]} when "
-                f"{run.folder} began"
-            )
-        return Examples(split, batches, f"{len(split)} {name} images of {bare}")
+        return {
+            name: _prepared(run, name, split, settings, progress)
+            for name, split in read(settings).items()
+        }
     except (DataError, ConfigError) as error:
         if data_dir is not None:
             raise
         progress.say(f"the data is not at hand as it was ({error})")
     images, labels = checkpoint.read_validation_images(run)
     kept = split_of(ArrayPictures(images.numpy()), labels.numpy())
-    return Examples(
-        kept, ResidentBatches(images, labels), f"{len(labels)} validation images of {bare}"
+    what = f"{len(labels)} validation images of {bare}"
+    return dict.fromkeys(names, Examples(kept, ResidentBatches(images, labels), what))
+
+
+def _prepared(
+    run: Run[Any], name: str, split: Split, settings: DataConfig, progress: Progress
+) -> Examples:
+    readable, batches = prepare(
+        split, name, run.problem.image, settings, torch.device("cpu"), progress
     )
+    before = run.problem.counts[PLACES[name]] if name in PLACES else len(readable)
+    if len(readable) != before:
+        raise DataError(
+            f"{settings.data} has {len(readable)} {name} images, but {before} when {run.folder} began"
+        )
+    what = f"{len(readable)} {name} images of {data.bare_name(settings.data)}"
+    return Examples(readable, batches, what)
 
 
 def real_images(run: Run[Any]) -> Pixels:

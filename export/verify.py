@@ -3,7 +3,7 @@
 Each check adds to the findings what is wrong, in words, so that all failures can be reported together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from export.errors import VerificationError
 from export.graphs import Signature
+from serving.bundle import EMBEDDINGS, IDENTITY_LOGITS
 from serving.images import ImageSpec, Pixels, decode
 from serving.predictor import Predictor
 from training.evaluate import images_at_once
@@ -26,6 +27,10 @@ from training.splits import Split
 BATCHES = (1, 2, 7)  # one, the size it was traced at, an odd one
 TOLERANCE = 1e-4  # of any probability, or of an embedding as a share of the largest; onnxruntime against torch, fp32
 AGREEMENT = 0.999  # of top-1 over the test images; near-ties may fall either way
+UNSCALED = (
+    IDENTITY_LOGITS,
+    EMBEDDINGS,
+)  # outputs whose difference counts as a share of the largest value
 LEAST_COSINE = 0.9999  # of an image's embeddings by both; neighbours then keep their places
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
@@ -34,12 +39,14 @@ _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 class Findings:
     """What verification measured, and what was wrong.
 
-    max_relative_diff: as a share of the largest value, of outputs that have no scale of their own. agreement: share
-    of images with the same top-1, worst mode. least_cosine: of an image's two embeddings.
+    max_abs_diff: of probabilities. max_relative_diff: as a share of the largest value, of outputs that have no scale of
+    their own, and max_unscaled_diff the same as it is. agreement: share of images with the same top-1, worst mode.
+    least_cosine: of an image's two embeddings.
     """
 
     max_abs_diff: float = 0.0
     max_relative_diff: float = 0.0
+    max_unscaled_diff: float = 0.0
     agreement: float = 1.0
     least_cosine: float = 1.0
     failures: list[str] = field(default_factory=list)
@@ -54,9 +61,13 @@ class Findings:
 
 
 def check_graph(
-    file: Path, graph: nn.Module, signature: Signature, images: Pixels, findings: Findings
+    file: Path,
+    graph: nn.Module,
+    signature: Signature,
+    inputs: Sequence[NDArray[Any]],
+    findings: Findings,
 ) -> None:
-    """Compare one graph with its module. images: at least max(BATCHES) real ones, (n, H, W, 3) uint8."""
+    """Compare one graph with its module. inputs: as the signature names them, of at least max(BATCHES) real images."""
     try:
         session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen unrelated types
@@ -67,7 +78,8 @@ def check_graph(
     if wrong:
         return
     for batch in BATCHES:
-        _check_values(file.name, session, graph, signature, images[:batch], findings)
+        some = [values[:batch] for values in inputs]
+        _check_values(file.name, session, graph, signature, some, findings)
 
 
 def check_agreement(
@@ -169,24 +181,27 @@ def _check_values(
     session: ort.InferenceSession,
     graph: nn.Module,
     signature: Signature,
-    images: Pixels,
+    inputs: Sequence[NDArray[Any]],
     findings: Findings,
 ) -> None:
-    expected = graph(torch.from_numpy(images))
+    batch = len(inputs[0])
+    expected = graph(*map(torch.from_numpy, inputs))
     expected = expected if isinstance(expected, tuple) else (expected,)
-    found = session.run(None, {signature.inputs[0].name: images})
+    names = [tensor.name for tensor in signature.inputs]
+    found = session.run(None, dict(zip(names, inputs, strict=True)))
     for tensor, torch_value, onnx_value in zip(signature.outputs, expected, found, strict=True):
         reference = torch_value.numpy()
         if reference.shape != onnx_value.shape:
             findings.failures.append(
-                f"{file}: {tensor.name} is {onnx_value.shape} at batch {len(images)}, expected {reference.shape}"
+                f"{file}: {tensor.name} is {onnx_value.shape} at batch {batch}, expected {reference.shape}"
             )
             continue
-        difference = _difference(onnx_value, reference, findings, relative=signature.relative)
+        relative = tensor.name in UNSCALED
+        difference = _difference(onnx_value, reference, findings, relative=relative)
         if not difference <= TOLERANCE:
-            share = " of the largest value" if signature.relative else ""
+            share = " of the largest value" if relative else ""
             findings.failures.append(
-                f"{file}: {tensor.name} differs from torch by up to {difference:.2e}{share} at batch {len(images)}, "
+                f"{file}: {tensor.name} differs from torch by up to {difference:.2e}{share} at batch {batch}, "
                 f"tolerance {TOLERANCE:.0e}"
             )
 
@@ -197,9 +212,10 @@ def _difference(
     """The largest difference, as a share of the largest value if it is relative; noted in the findings."""
     reference = reference.astype(np.float64)
     difference = float(np.abs(found.astype(np.float64) - reference).max())
-    findings.max_abs_diff = max(findings.max_abs_diff, difference)
     if not relative:
+        findings.max_abs_diff = max(findings.max_abs_diff, difference)
         return difference
+    findings.max_unscaled_diff = max(findings.max_unscaled_diff, difference)
     share = difference / (float(np.abs(reference).max()) or 1.0)  # of nothing but zeros: as it is
     findings.max_relative_diff = max(findings.max_relative_diff, share)
     return share

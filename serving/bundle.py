@@ -15,71 +15,56 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_origin
 
-FORMAT = 1
+from serving.manifest import (
+    AGGREGATED,
+    ANSWERS,
+    AUTO,
+    AUTO_REST,
+    COPIES,
+    EMBEDDINGS,
+    IDENTITY_LOGITS,
+    INPUT,
+    PROBABILITIES,
+    VOTES,
+    Auto,
+    Manifest,
+    Mode,
+    Tensor,
+    check,
+)
+
+__all__ = [
+    "AGGREGATED",
+    "ANSWERS",
+    "AUTO",
+    "AUTO_REST",
+    "COPIES",
+    "EMBEDDINGS",
+    "FORMAT",
+    "IDENTITY_LOGITS",
+    "INPUT",
+    "MANIFEST",
+    "PROBABILITIES",
+    "VOTES",
+    "Auto",
+    "Bundle",
+    "BundleError",
+    "Manifest",
+    "Mode",
+    "Tensor",
+    "encode",
+    "file_sha256",
+    "parse",
+    "read",
+]
+
+FORMAT = 2
+_SINCE = {"auto": 2, "calibration": 2, "precision": 2}  # fields that older formats lack
 MANIFEST = "manifest.json"
-INPUT = "images"  # of every graph
-PROBABILITIES, EMBEDDINGS = "probabilities", "embeddings"
-VOTES, COPIES = "per_transformation", "copies"  # of graphs that look at all transformed copies
-ANSWERS = {"classify": PROBABILITIES, "embed": EMBEDDINGS}  # task -> the output that answers
 
 
 class BundleError(Exception):
     """A folder that cannot be served; the message says what is wrong with it and what to do."""
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An input or an output of a graph; None in the shape is the batch axis, which is free."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-
-
-@dataclass(frozen=True)
-class Mode:
-    """One way of answering: a graph, what goes in and out of it, and what it was measured to be worth."""
-
-    file: str
-    sha256: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    forward_passes: int
-    precision: str
-    temperature: float
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a bundle says of itself; docs/bundle.md describes every field."""
-
-    name: str
-    task: str
-    classes: tuple[str, ...]
-    image: dict[str, Any]
-    transformations: tuple[str, ...]
-    modes: dict[str, Mode]
-    default_mode: str
-    parity: dict[str, Any]
-    provenance: dict[str, Any]
-    weights: dict[str, str] = dataclasses.field(
-        default_factory=dict
-    )  # external data that the graphs share: file -> sha256
-    samples: dict[str, str] = dataclasses.field(
-        default_factory=dict
-    )  # example images, samples/LABEL.png: file -> sha256
-
-    @property
-    def answer(self) -> Tensor:
-        """What the default mode answers with: probabilities (B, N) or embeddings (B, D)."""
-        outputs = {tensor.name: tensor for tensor in self.modes[self.default_mode].outputs}
-        return outputs[ANSWERS[self.task]]
-
-    @property
-    def dimensions(self) -> int | None:
-        """How many numbers an embedding has (D); None where the bundle answers with classes."""
-        return self.answer.shape[1] if self.task == "embed" else None
 
 
 @dataclass(frozen=True)
@@ -89,9 +74,9 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
-    def graph(self, mode: str) -> Path:
-        """The path of a mode's graph."""
-        return self.folder / self.manifest.modes[mode].file
+    def graph(self, name: str) -> Path:
+        """The path of a graph: of a mode, or of the rest of `auto`."""
+        return self.folder / self.manifest.graphs[name].file
 
 
 def read(folder: Path) -> Bundle:
@@ -108,7 +93,7 @@ def read(folder: Path) -> Bundle:
         )
     manifest = parse(path.read_bytes())
     expected = (
-        {mode.file: mode.sha256 for mode in manifest.modes.values()}
+        {graph.file: graph.sha256 for graph in manifest.graphs.values()}
         | manifest.weights
         | manifest.samples
     )
@@ -163,42 +148,18 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _manifest(content: dict[str, Any]) -> Manifest:
-    fields = {field.name: content[field.name] for field in dataclasses.fields(Manifest)}
-    for field in dataclasses.fields(Manifest):
+    known = [f for f in dataclasses.fields(Manifest) if _SINCE.get(f.name, 1) <= content["format"]]
+    fields = {field.name: content[field.name] for field in known}
+    auto = fields.pop("auto", None)
+    for field in (field for field in known if field.name in fields):
         found, kind = fields[field.name], _json_type(field)
         if not isinstance(found, kind):
             raise TypeError(f"{field.name} is {type(found).__name__}, not {kind.__name__}")
-    modes = {name: _mode(value) for name, value in fields["modes"].items()}
-    if not modes or fields["default_mode"] not in modes:
-        raise ValueError(
-            f"default_mode {fields['default_mode']!r} is not one of the modes {sorted(modes)}"
-        )
-    classes, transformations = tuple(fields["classes"]), tuple(fields["transformations"])
-    manifest = Manifest(
-        **fields | {"modes": modes, "classes": classes, "transformations": transformations}
-    )
-    _check_task(manifest)
+    fields |= {name: tuple(fields[name]) for name in ("classes", "transformations")}
+    fields["modes"] = {name: _mode(value) for name, value in fields["modes"].items()}
+    manifest = Manifest(**fields, auto=None if auto is None else _auto(auto))
+    check(manifest)
     return manifest
-
-
-def _check_task(manifest: Manifest) -> None:
-    """Raise ValueError where the manifest mixes tasks: an encoder with classes, a classifier's graph that embeds."""
-    task = manifest.task
-    if task not in ANSWERS:
-        raise ValueError(f"task {task!r} is not one of {list(ANSWERS)}")
-    if task == "classify" and not manifest.classes:
-        raise ValueError("there are no classes")
-    if task == "embed" and (manifest.classes or manifest.transformations):
-        raise ValueError("an encoder has neither classes nor transformations, and this one has")
-    for name, mode in manifest.modes.items():
-        found = [t for t in mode.outputs if t.name in ANSWERS.values()]
-        if [t.name for t in found] != [ANSWERS[task]]:
-            raise ValueError(
-                f"mode {name!r} answers with {[t.name for t in found]}, not with {ANSWERS[task]!r}"
-            )
-        sizes = found[0].shape[1:]
-        if len(sizes) != 1 or not isinstance(sizes[0], int) or sizes[0] < 1:
-            raise ValueError(f"mode {name!r} answers with the shape {found[0].shape}")
 
 
 def _json_type(field: dataclasses.Field[Any]) -> type:
@@ -214,6 +175,15 @@ def _mode(value: dict[str, Any]) -> Mode:
         for side in ("inputs", "outputs")
     }
     return Mode(**{**value, **tensors})
+
+
+def _auto(value: dict[str, Any]) -> Auto:
+    rest = None if value["rest"] is None else _mode(value["rest"])
+    auto = Auto(**{**value, "rest": rest})
+    for name in ("metrics", "calibration"):
+        if not isinstance(getattr(auto, name), dict):
+            raise TypeError(f"auto.{name} is not an object")
+    return auto
 
 
 def _check_file(folder: Path, name: str, digest: str) -> None:

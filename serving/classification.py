@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from serving.engine import Answer, Votes
+from serving.engine import Votes
 from serving.errors import RequestError, from_image_error, item_error
 from serving.form import Form
 from serving.images import ImageError, Pixels, encode_png
 from serving.model import Model, mode_of
+from serving.modes import Answered
 
 DEFAULT_TOP_K = 5
+
+Said = tuple[Answered, Votes | None]
 
 
 async def classify(model: Model, wanted: Form) -> dict[str, Any]:
@@ -49,15 +52,20 @@ async def classify(model: Model, wanted: Form) -> dict[str, Any]:
     return {**said, **found[0], "milliseconds": milliseconds}
 
 
-async def _answer(model: Model, good: list[Pixels], mode: str, wanted: Form) -> Answer:
+async def _answer(model: Model, good: list[Pixels], mode: str, wanted: Form) -> Said:
     pixels = good[0][None] if len(good) == 1 else np.stack(good)  # (n, H, W, 3)
-    return await model.engine.answer(pixels, mode, explain=wanted.explain)
+    if wanted.explain is None:
+        return await model.engine.answer(pixels, mode), None
+    return await model.engine.explained(pixels, mode, copies=wanted.explain == "copies")
 
 
-def _entries(model: Model, answer: Answer, count: int) -> Iterator[dict[str, Any]]:
+def _entries(model: Model, said: Said, count: int) -> Iterator[dict[str, Any]]:
     """What is said of each image. count: classes to name."""
     classes = model.predictor.manifest.classes
-    for place, row in enumerate(answer.values):
+    answered, votes = said
+    for place, (row, passes) in enumerate(
+        zip(answered.values, answered.passes.tolist(), strict=True)
+    ):
         order = (-row).argsort(kind="stable")[:count]
         top = [
             {"label": classes[index], "probability": probability}
@@ -68,10 +76,10 @@ def _entries(model: Model, answer: Answer, count: int) -> Iterator[dict[str, Any
             "index": int(order[0]),
             "confidence": top[0]["probability"],
             "top": top,
-            "forward_passes": answer.passes[place],
+            "forward_passes": passes,
         }
-        if answer.votes is not None:
-            entry["votes"] = _votes(model, answer.votes, place)
+        if votes is not None:
+            entry["votes"] = _votes(model, votes, place)
         yield entry
 
 

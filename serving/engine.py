@@ -1,6 +1,7 @@
 """What a loaded bundle answers to pixels, in any of its modes, together with the other requests of the moment."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.batching import Batcher, Lane
-from serving.bundle import ANSWERS, COPIES, INPUT, VOTES
+from serving.bundle import COPIES, INPUT, PROBABILITIES, VOTES
 from serving.decoding import Decoder
 from serving.images import Pixels
 from serving.limits import MAX_WAITING_BYTES, images_at_once
+from serving.modes import Answered, asked
 from serving.predictor import Answers, Predictor
 
 MOST_RUNNERS = (
@@ -43,15 +45,6 @@ class Votes:
     copies: NDArray[np.uint8] | None
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Of n images: their probabilities (n, N) or embeddings (n, D), and the forward passes that each of them took."""
-
-    values: Answers
-    passes: list[int]
-    votes: Votes | None = None
-
-
 class Engine:
     """A predictor's modes, as coroutines: what several requests ask for at once is run together."""
 
@@ -66,33 +59,45 @@ class Engine:
         """Whether there are transformed copies that vote."""
         return self._votes_by is not None
 
-    async def answer(self, images: Pixels, mode: str, *, explain: str | None = None) -> Answer:
+    async def answer(self, images: Pixels, mode: str) -> Answered:
         """The answer of a mode of the bundle to images (n, H, W, 3) uint8 of its size.
-
-        explain: "votes", or "copies" for the votes with the copies; of an engine that explains.
 
         Raises:
             Busy: too much is waiting.
         """
-        values = ANSWERS[self._predictor.manifest.task]
-        outputs = () if explain is None else (VOTES, COPIES) if explain == "copies" else (VOTES,)
-        feeds = {INPUT: images}
+        asking = asked(self._predictor.manifest, images, mode)
+        try:
+            question = next(asking)
+            while True:
+                question = asking.send(await self._run(*question))
+        except StopIteration as done:
+            answered: Answered = done.value
+            return answered
+
+    async def explained(self, images: Pixels, mode: str, *, copies: bool) -> tuple[Answered, Votes]:
+        """The answer of a mode, and what the transformed copies say; of an engine that explains.
+
+        copies: whether the copies are wanted too.
+
+        Raises:
+            Busy: too much is waiting.
+        """
+        assert self._votes_by is not None
+        feeds, wanted = {INPUT: images}, (VOTES, COPIES) if copies else (VOTES,)
         if mode == self._votes_by:
-            found, *votes = await self._run(mode, feeds, (values, *outputs))
+            values, *said = await self._run(mode, feeds, (PROBABILITIES, *wanted))
+            passes = self._predictor.manifest.modes[mode].forward_passes
+            answered = Answered(values, np.full(len(images), passes))
         else:
-            (found,), votes = await self._run(mode, feeds, (values,)), []
-            if outputs:
-                assert self._votes_by is not None
-                votes = await self._run(self._votes_by, feeds, outputs)
-        passes = [self._predictor.graph(mode).forward_passes] * len(images)
-        said = Votes(votes[0], votes[1] if len(votes) > 1 else None) if votes else None
-        return Answer(found, passes, said)
+            answered = await self.answer(images, mode)
+            said = await self._run(self._votes_by, feeds, wanted)
+        return answered, Votes(said[0], said[1] if copies else None)
 
     async def _run(
-        self, graph: str, feeds: dict[str, NDArray[Any]], outputs: tuple[str, ...]
+        self, graph: str, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]
     ) -> list[NDArray[Any]]:
         """Outputs of a graph, in parts where it is too much for one run."""
-        lane = self._lane(graph, outputs)
+        lane = self._lane(graph, tuple(outputs))
         count = len(next(iter(feeds.values())))
         if count <= lane.most:
             return await self._batcher.run(lane, feeds)
@@ -116,8 +121,8 @@ class Engine:
 
 
 def _voting_mode(predictor: Predictor) -> str | None:
-    """The mode whose graph says what each copy votes, if there is one."""
-    for name in predictor.manifest.modes:
-        if any(tensor.name == VOTES for tensor in predictor.graph(name).outputs):
+    """The loaded mode whose graph says what each copy votes, if there is one."""
+    for name, mode in predictor.manifest.modes.items():
+        if name in predictor.modes and any(tensor.name == VOTES for tensor in mode.outputs):
             return name
     return None

@@ -13,9 +13,20 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from serving.bundle import ANSWERS, INPUT, Bundle, BundleError, Manifest, Mode, Tensor
+from serving.bundle import (
+    ANSWERS,
+    AUTO_REST,
+    IDENTITY_LOGITS,
+    INPUT,
+    Bundle,
+    BundleError,
+    Manifest,
+    Mode,
+    Tensor,
+)
 from serving.images import ImageSpec, Pixels
 from serving.limits import available_cpus
+from serving.modes import Answered, asked, graphs_of
 
 Device = Literal["auto", "cpu", "cuda"]
 Answers = NDArray[np.float32]
@@ -45,7 +56,7 @@ class Predictor:
     bundle: a checked bundle.
     device: "cuda" fails where CUDA does not really run; "auto" takes it where it does, and says so where a GPU is
         left unused.
-    modes: which modes to load; None for all of them.
+    modes: which modes to load, with the graphs that they need; None for all of them.
     threads: per session; None for as many as the process has processors.
     concurrent: whether several threads will call at a time. A small network then has a second session with one thread
         a call: sharing the layers of a call among all processors is best for one call alone, and the worst for many.
@@ -70,15 +81,15 @@ class Predictor:
         _check_meaning(self.manifest, self.spec)
         self.provider = provider(device)
         self._may_fall_back = device == "auto"
-        names = (
-            list(self.manifest.modes) if modes is None else [self.mode_name(mode) for mode in modes]
-        )
+        names = self.manifest.mode_names if modes is None else [self.mode_name(m) for m in modes]
+        self.modes = tuple(dict.fromkeys(names))
+        graphs = dict.fromkeys(g for name in self.modes for g in graphs_of(self.manifest, name))
         most = threads or available_cpus()
-        self._sessions = {name: self._session(bundle, name, most) for name in names}
+        self._sessions = {graph: self._session(bundle, graph, most) for graph in graphs}
         self._crowded = dict(self._sessions)  # for calls beside others
         if concurrent and most > 1 and self.provider == _CPU:
-            small = [name for name in names if _bytes(bundle, name) <= _SMALL_BYTES]
-            self._crowded |= {name: self._session(bundle, name, 1) for name in small}
+            small = [graph for graph in graphs if _bytes(bundle, graph) <= _SMALL_BYTES]
+            self._crowded |= {graph: self._session(bundle, graph, 1) for graph in small}
 
     def mode_name(self, name: str | None) -> str:
         """The mode to answer in: the name itself if the bundle has it, its default mode for None.
@@ -90,7 +101,7 @@ class Predictor:
 
     def graph(self, name: str) -> Mode:
         """What the manifest says of a graph."""
-        return self.manifest.modes[name]
+        return self.manifest.graphs[name]
 
     def run(
         self,
@@ -113,15 +124,29 @@ class Predictor:
         images: (B, H, W, 3) uint8 RGB of the bundle's image size. Returns (B, N) float32, each row sums to 1; or
         (B, D) float32.
         """
-        (answers,) = self.run(mode, {INPUT: images}, [ANSWERS[self.manifest.task]])
-        return np.asarray(answers, dtype=np.float32)
+        return self.answer(images, mode).values
+
+    def answer(self, images: Pixels, mode: str) -> Answered:
+        """The same as `predict`, and how many passes each image took, which differs from image to image in `auto`."""
+        asking = asked(self.manifest, images, mode)
+        try:
+            question = next(asking)
+            while True:
+                question = asking.send(self.run(*question))
+        except StopIteration as done:
+            answered: Answered = done.value
+            return answered
 
     def warm_up(self) -> None:
-        """Run every loaded mode once, so that the first request does not pay for onnxruntime's set-up."""
-        blank = np.zeros((1, self.spec.height, self.spec.width, 3), dtype=np.uint8)
-        for mode in self._sessions:
+        """Run every session once, so that the first request does not pay for onnxruntime's set-up."""
+        for name in self._sessions:
+            graph = self.manifest.graphs[name]
+            feeds = {
+                tensor.name: np.zeros([size or 1 for size in tensor.shape], dtype=tensor.dtype)
+                for tensor in graph.inputs
+            }
             for alone in (True, False):
-                self.run(mode, {INPUT: blank}, [ANSWERS[self.manifest.task]], alone=alone)
+                self.run(name, feeds, [tensor.name for tensor in graph.outputs], alone=alone)
 
     def _session(self, bundle: Bundle, name: str, threads: int) -> ort.InferenceSession:
         options = ort.SessionOptions()
@@ -134,7 +159,7 @@ class Predictor:
             session = ort.InferenceSession(path, options, providers=[self.provider])
         except Exception as error:  # onnxruntime raises a dozen unrelated types
             raise BundleError(f"{path.name}: onnxruntime cannot load it ({error})") from error
-        _check_signature(path.name, session, self.manifest.modes[name])
+        _check_signature(path.name, session, self.manifest.graphs[name])
         if self.provider in session.get_providers():
             return session
         if not self._may_fall_back:
@@ -190,10 +215,12 @@ def _check_meaning(manifest: Manifest, spec: ImageSpec) -> None:
     size = len(manifest.classes) if manifest.dimensions is None else manifest.dimensions
     answers = Tensor(ANSWERS[manifest.task], "float32", (None, size))
     meant = "probabilities of its classes" if manifest.classes else f"embeddings of {size} numbers"
-    for name, mode in manifest.modes.items():
-        if mode.inputs != takes or answers not in mode.outputs:
+    for name, graph in manifest.graphs.items():
+        more = (Tensor(IDENTITY_LOGITS, "float32", (None, size)),) if name == AUTO_REST else ()
+        if graph.inputs != (*takes, *more) or answers not in graph.outputs:
+            what = "the rest of auto" if name == AUTO_REST else f"mode {name!r}"
             raise BundleError(
-                f"mode {name!r} does not turn the manifest's images into {meant}; export the bundle again"
+                f"{what} does not turn the manifest's images into {meant}; export the bundle again"
             )
 
 
@@ -205,8 +232,8 @@ def mode_name(manifest: Manifest, name: str | None) -> str:
     """
     if name is None:
         return manifest.default_mode
-    if name not in manifest.modes:
-        raise ModeError(f"unknown mode {name!r}; this bundle has {sorted(manifest.modes)}")
+    if name not in manifest.mode_names:
+        raise ModeError(f"unknown mode {name!r}; this bundle has {sorted(manifest.mode_names)}")
     return name
 
 

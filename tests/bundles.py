@@ -1,8 +1,9 @@
 """A tiny bundle whose answers can be told by eye, made without torch: red, green or blue?
 
 The class is the softmax of the mean of each colour channel, scaled; `aggregated` turns the picture by quarters,
-which leaves a mean as it is, so all modes agree and only their cost differs. Beside it one that embeds: a picture's
-embedding is the mean of each channel, in [0, 1].
+which leaves a mean as it is, so all modes agree and only their cost differs. Beside it one with the mode `auto`,
+whose `aggregated` is less sure by a temperature of 2, so that the two answers can be told apart; and one that embeds:
+a picture's embedding is the mean of each channel, in [0, 1].
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.bundle import MANIFEST, Manifest, Mode, Tensor, encode
+from serving.bundle import MANIFEST, Auto, Manifest, Mode, Tensor, encode
 from tests.pictures import RED, plain
 from training.config import TrainConfig
 from training.config_json import to_dict
@@ -26,6 +27,7 @@ _PIXELS = Tensor("images", "uint8", (None, SIZE, SIZE, 3))
 _PROBABILITIES = Tensor("probabilities", "float32", (None, len(CLASSES)))
 _VOTES = Tensor("per_transformation", "float32", (None, TURNS, len(CLASSES)))
 _COPIES = Tensor("copies", "uint8", (None, TURNS, SIZE, SIZE, 3))
+_IDENTITY = Tensor("identity_logits", "float32", (None, len(CLASSES)))
 _EMBEDDINGS = Tensor("embeddings", "float32", (None, len(CLASSES)))
 _TYPES = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}
 
@@ -41,6 +43,30 @@ def write_bundle(folder: Path, **changes: object) -> Path:
         ),
     }
     write_manifest(folder, replace(_manifest(modes, _write_sample(folder)), **changes))  # type: ignore[arg-type]
+    return folder
+
+
+def write_auto(
+    folder: Path, *, threshold: float = 0.9, shared: bool = True, **changes: object
+) -> Path:
+    """Write the bundle that has `auto`; changes replace fields of its manifest.
+
+    shared: whether the rest of `auto` is a graph of its own, or all of `aggregated`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    both, votes = (_PROBABILITIES, _IDENTITY), (_PROBABILITIES, _VOTES, _COPIES)
+    outputs = both if shared else (_PROBABILITIES,)
+    modes = {
+        "distilled": _write(folder, "distilled", _single(), outputs, 1),
+        "aggregated": _write(folder, "aggregated", _aggregated("unsure"), votes, TURNS),
+    }
+    rest = None
+    if shared:
+        pair = (_PIXELS, _IDENTITY)
+        rest = _write(folder, "auto_rest", _rest(), votes, TURNS - 1, inputs=pair)
+    auto = Auto("distilled", rest, threshold, 0.5, 2.5, {"top1": 1.0, "forward_passes": 2.5}, {})
+    manifest = replace(_manifest(modes, _write_sample(folder)), auto=auto)
+    write_manifest(folder, replace(manifest, **changes))  # type: ignore[arg-type]
     return folder
 
 
@@ -93,16 +119,16 @@ def _write(
     nodes: list[onnx.NodeProto],
     outputs: tuple[Tensor, ...],
     passes: int,
+    inputs: tuple[Tensor, ...] = (_PIXELS,),
 ) -> Mode:
     path = folder / f"{name}.onnx"
-    graph = helper.make_graph(
-        nodes, name, [_info(_PIXELS)], [_info(output) for output in outputs], _constants()
-    )
+    given, said = ([_info(tensor) for tensor in tensors] for tensors in (inputs, outputs))
+    graph = helper.make_graph(nodes, name, given, said, _constants())
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
     onnx.save(model, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Mode(path.name, digest, (_PIXELS,), outputs, passes, "fp32", 1.0, {"top1": 1.0})
+    return Mode(path.name, digest, inputs, outputs, passes, "fp32", 1.0, {"top1": 1.0})
 
 
 def _info(tensor: Tensor) -> onnx.ValueInfoProto:
@@ -113,6 +139,8 @@ def _info(tensor: Tensor) -> onnx.ValueInfoProto:
 def _constants() -> list[onnx.TensorProto]:
     values = {
         "scale": np.array(16 / 255, dtype=np.float32),
+        "unsure": np.array(8 / 255, dtype=np.float32),
+        "half": np.array(0.5, dtype=np.float32),
         "to_unit": np.array(1 / 255, dtype=np.float32),
         "spatial": np.array([1, 2]),
         "copy_axis": np.array([1]),
@@ -126,13 +154,13 @@ def _constants() -> list[onnx.TensorProto]:
     return [numpy_helper.from_array(value, name) for name, value in values.items()]
 
 
-def _single() -> list[onnx.NodeProto]:
-    """images (B, H, W, 3) -> probabilities (B, N): N is 3, a class for each channel."""
+def _single(scale: str = "scale") -> list[onnx.NodeProto]:
+    """images (B, H, W, 3) -> identity_logits, probabilities (B, N): N is 3, a class for each channel."""
     return [
         helper.make_node("Cast", ["images"], ["values"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["values", "spatial"], ["means"], keepdims=0),
-        helper.make_node("Mul", ["means", "scale"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        helper.make_node("Mul", ["means", scale], ["identity_logits"]),
+        helper.make_node("Softmax", ["identity_logits"], ["probabilities"], axis=1),
     ]
 
 
@@ -149,10 +177,23 @@ def _flip(source: str, result: str, axis: str) -> onnx.NodeProto:
     return helper.make_node("Slice", [source, "from_end", "to_start", axis, "backwards"], [result])
 
 
-def _aggregated() -> list[onnx.NodeProto]:
+def _rest() -> list[onnx.NodeProto]:
+    """As `_aggregated("unsure")`, from the identity's logits: the means of turned pictures are no others."""
+    return [
+        helper.make_node("Mul", ["identity_logits", "half"], ["mean"]),
+        helper.make_node("Softmax", ["mean"], ["probabilities"], axis=1),
+        *_votes(),
+    ]
+
+
+def _aggregated(scale: str = "scale") -> list[onnx.NodeProto]:
+    return [*_single(scale), *_votes()]
+
+
+def _votes() -> list[onnx.NodeProto]:
+    """images (B, H, W, 3) and probabilities (B, N) -> per_transformation and copies."""
     copies = ("images", "turned1", "turned2", "turned3")
     return [
-        *_single(),
         helper.make_node("Unsqueeze", ["probabilities", "copy_axis"], ["vote"]),
         helper.make_node("Tile", ["vote", "turns"], ["per_transformation"]),
         helper.make_node("Transpose", ["images"], ["transposed"], perm=[0, 2, 1, 3]),

@@ -23,10 +23,12 @@ def colour_pictures(
     return pictures.astype(np.uint8), labels
 
 
-def write_npz(path: Path, *, side: int = 12, train_images: int = 48) -> Path:
+def write_npz(path: Path, *, side: int = 12, train_images: int = 48, val_images: int = 12) -> Path:
     """A data set of coloured pictures as an .npz file."""
     arrays: dict[str, NDArray[np.generic]] = {"classes": np.array(CLASSES)}
-    for seed, (split, count) in enumerate({"train": train_images, "val": 12, "test": 21}.items()):
+    for seed, (split, count) in enumerate(
+        {"train": train_images, "val": val_images, "test": 21}.items()
+    ):
         arrays[f"{split}_images"], arrays[f"{split}_labels"] = colour_pictures(count, side, seed)
     np.savez(path, **arrays)  # type: ignore[arg-type]
     return path
@@ -42,9 +44,10 @@ def tiny_run(
     epochs: int = 1,
     weights: Path | None = None,
     loss: LossConfig | None = None,
+    val_images: int = 12,
 ) -> Run:
     """A complete run on coloured pictures; its data lies in `folder`, the run in `folder`/run."""
-    data = write_npz(folder / "colours.npz", side=side)
+    data = write_npz(folder / "colours.npz", side=side, val_images=val_images)
     return train(
         TrainConfig(
             data=DataConfig(data=f"npz:{data}", workers=1),

@@ -5,8 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from onnx import ModelProto
 
-from benchmarks import accuracy, augself, gpu, load, requests, serving, tables, training_speed
+from benchmarks import (
+    accuracy,
+    augself,
+    gpu,
+    load,
+    precision,
+    requests,
+    serving,
+    tables,
+    training_speed,
+)
 from benchmarks.accuracy import Place
 from benchmarks.experiments import EXPERIMENTS, Comparison, Experiment
 from serving import bundle
@@ -270,3 +281,21 @@ def test_every_request_of_the_serving_benchmark_can_be_built(tmp_path: Path):
     assert {row.request for row in serving.ROWS} <= set(requests.BUILD)
     for build in requests.BUILD.values():
         assert build(about).body
+
+
+# precision
+
+
+def test_ratio_of_precision_is_of_the_same_turn():
+    found = precision.row([1.0, 2.0, 4.0], [2.0, 6.0, 4.0], ModelProto())
+    assert (found["n"], found["images_per_second"]) == (3, precision.BATCH / 2)
+    assert found["ratio"]["median"] == 2.0
+
+
+@pytest.mark.slow
+def test_precision_is_measured_of_every_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    small = dataclasses.replace(precision.CONFIG, backbone="resnet8")
+    monkeypatch.setattr(precision, "CONFIG", small)
+    rows = precision.measure(turns=2)["rows"]
+    assert list(rows) == ["fp32", "fp16", "int8"]
+    assert rows["int8"]["bytes"] < rows["fp16"]["bytes"] < rows["fp32"]["bytes"]

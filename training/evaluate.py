@@ -11,7 +11,6 @@ from statistics import NormalDist
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from serving.images import ImageSpec
 from training.batches import Batches, in_order
@@ -161,7 +160,7 @@ def images_at_once(spec: ImageSpec, copies: int) -> int:
 
 
 @torch.inference_mode()
-def probabilities(
+def class_logits(
     networks: Answering, batches: Batches, *, batch_size: int
 ) -> tuple[dict[str, Tensor], Tensor]:
     """({mode: (n, N) float32}, labels (n,)) of a whole split, on the CPU. The networks are left in evaluation mode.
@@ -176,10 +175,17 @@ def probabilities(
     for images, targets in batches.iterate(in_order(len(batches), batch_size)):
         logits = {network: network(images) for network in asked}
         for mode, network in networks.items():
-            answer = MODES[mode].logits(logits[network]).float()
-            answers[mode].append(F.softmax(answer, dim=1).cpu())
+            answers[mode].append(MODES[mode].logits(logits[network]).float().cpu())
         labels.append(targets.cpu())
     return {mode: torch.cat(parts) for mode, parts in answers.items()}, torch.cat(labels)
+
+
+def probabilities(
+    networks: Answering, batches: Batches, *, batch_size: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The softmax of `class_logits`, and the labels: ({mode: (n, N) float32}, (n,))."""
+    logits, labels = class_logits(networks, batches, batch_size=batch_size)
+    return {mode: values.softmax(1) for mode, values in logits.items()}, labels
 
 
 def evaluate(networks: Answering, batches: Batches, *, batch_size: int) -> dict[str, Metrics]:

@@ -28,9 +28,12 @@ def conditional(joint: Tensor, transformation: int = 0) -> Tensor:
     return joint[:, transformation, :, transformation]
 
 
-def own_logits(joint: Tensor) -> Tensor:
-    """What every copy says of the class under its own transformation. joint: (B, M, N, M). Returns (B, M, N)."""
-    return joint.diagonal(dim1=1, dim2=3).transpose(1, 2)  # (B, N, M) -> (B, M, N)
+def own_logits(joint: Tensor, first: int = 0) -> Tensor:
+    """What every copy says of the class under its own transformation.
+
+    joint: (B, C, N, M) of the C copies from transformation `first` on; all M of them at 0. Returns (B, C, N).
+    """
+    return joint.diagonal(offset=first, dim1=1, dim2=3).transpose(1, 2)  # (B, N, C) -> (B, C, N)
 
 
 def aggregate(joint: Tensor) -> Tensor:

@@ -8,14 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
-from export import bundle, convert, examples, provenance, verify
+from export import examples, provenance, verify
 from export.bundle import export
 from export.config import ExportConfig
 from export.errors import ExportError, TargetError, VerificationError
-from export.graphs import OnePass, Signature
+from export.graphs import build_graph
 from export.target import target
 from serving import bundle as contract
 from serving.predictor import Predictor
@@ -26,27 +25,7 @@ from training.config import DataConfig, LossConfig
 from training.errors import CheckpointError
 from training.progress import Progress
 
-
-@pytest.fixture(autouse=True)
-def _convert_once(monkeypatch: pytest.MonkeyPatch, converted: dict[str, bytes]):
-    """Converting takes seconds and is test_convert's matter: here every mode of the shared run is converted once."""
-    convert_now = convert.to_onnx
-
-    def convert_or_recall(
-        graph: OnePass, shape: Signature, facts: dict[str, str]
-    ) -> onnx.ModelProto:
-        parts = (type(part).__name__ for part in graph.network.children())
-        key = f"{facts['mode']} {facts['transformations']} {facts['image']} {[*parts]}"
-        if key not in converted:
-            converted[key] = convert_now(graph, shape, facts).SerializeToString()
-        return onnx.ModelProto.FromString(converted[key])
-
-    monkeypatch.setattr(convert, "to_onnx", convert_or_recall)
-
-
-@pytest.fixture(scope="module")
-def converted() -> dict[str, bytes]:
-    return {}
+pytestmark = pytest.mark.usefixtures("convert_once")
 
 
 def test_bundle_holds_the_three_graphs_and_says_what_they_are(exported: Path, trained: Run):
@@ -166,7 +145,8 @@ def test_validation_images_stand_in_for_data_that_has_changed(
     np.savez(tmp_path / "colours.npz", **arrays)
     moved = dataclasses.replace(run, config=dataclasses.replace(run.config, data=settings))
     found = examples.of_classifier(moved, None, Progress())
-    assert found.what == "12 validation images of npz:colours.npz"
+    assert found["validation"] is found["test"]
+    assert found["test"].what == "12 validation images of npz:colours.npz"
     assert "when" in capsys.readouterr().out
 
 
@@ -189,7 +169,7 @@ def test_default_mode_can_be_chosen(run: Run, tmp_path: Path):
 
 
 def test_unknown_default_mode_lists_the_valid_ones(run: Run, tmp_path: Path):
-    with pytest.raises(ExportError, match=r"unknown mode 'x'.*distilled.*single.*aggregated"):
+    with pytest.raises(ExportError, match=r"unknown mode 'x'.*distilled.*single.*aggregated.*auto"):
         export(ExportConfig(run.folder, tmp_path / "bundle", default_mode="x"))
 
 
@@ -308,5 +288,5 @@ def test_manifest_is_json_that_others_can_read(exported: Path):
 def test_serving_answers_as_torch_did(exported: Path, trained: Run):
     images, _ = checkpoint.read_validation_images(trained)
     served = Predictor(contract.read(exported), device="cpu").predict(images.numpy(), "aggregated")
-    graph = bundle.build_graph(checkpoint.load_network(trained), "aggregated")
+    graph = build_graph(checkpoint.load_network(trained), "aggregated")
     assert abs(served - graph(images)[0].detach().numpy()).max() < 1e-5

@@ -12,6 +12,7 @@ from export.config import EvaluateConfig
 from export.errors import ExportError
 from export.evaluate import run as evaluate
 from serving import bundle as contract
+from serving.predictor import Predictor
 from tests.runs import write_npz
 from training import checkpoint
 from training.checkpoint import Run
@@ -29,6 +30,45 @@ def test_a_bundle_is_worth_what_its_run_is_worth(exported: Path, trained: Run):
             assert found[key] == pytest.approx(values[key], abs=1e-5)
         assert found["confusion"] == values["confusion"]
         assert found["per_class"] == values["per_class"]
+
+
+def test_auto_is_measured_like_every_mode_and_its_passes_are_a_mean(
+    exported: Path, trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    manifest = contract.read(exported).manifest
+    assert manifest.auto is not None
+    folder, data = shutil.copytree(exported, tmp_path / "bundle"), trained.config.data.data
+    predictor, arrays = Predictor(contract.read(folder), device="cpu"), np.load(data[4:])
+    first, every = (
+        predictor.predict(arrays["test_images"], mode) for mode in ("distilled", "aggregated")
+    )
+    threshold = float(np.sort(first.max(1))[9])  # the tenth of 21
+    auto = dataclasses.replace(manifest.auto, threshold=threshold)
+    changed = dataclasses.replace(manifest, auto=auto)
+    (folder / contract.MANIFEST).write_text(contract.encode(changed), encoding="utf-8")
+    result = evaluate(EvaluateConfig((folder,), data=data, curve=True))
+    found = result["modes"]["auto"]
+    assert found["forward_passes"] == pytest.approx(1 + 3 * 10 / 21)
+    answers = np.where((first.max(1) <= threshold)[:, None], every, first)
+    assert found["top1"] == pytest.approx((answers.argmax(1) == arrays["test_labels"]).mean())
+    curve = result["curve"]
+    assert [row["forward_passes"] for row in curve] == sorted(
+        row["forward_passes"] for row in curve
+    )
+    assert (curve[0]["top1"], curve[-1]["top1"]) == tuple(
+        pytest.approx(result["modes"][mode]["top1"]) for mode in ("distilled", "aggregated")
+    )
+    printed = capsys.readouterr().out
+    assert "2.429 passes" in printed
+    assert re.search(r"auto at other thresholds:\n +threshold +in doubt +passes +top-1\n", printed)
+    assert len(re.findall(r"^ +\d\.\d{4} +[\d.]+ % +\d\.\d\d +[\d.]+ %$", printed, re.M)) == 11
+
+
+def test_a_run_has_no_curve(trained: Run, exported: Path):
+    with pytest.raises(ExportError, match="--curve is of bundles with the mode auto"):
+        evaluate(EvaluateConfig((trained.folder,), curve=True))
+    with pytest.raises(ExportError, match="--curve prints one run or bundle"):
+        evaluate(EvaluateConfig((trained.folder, exported), curve=True))
 
 
 def test_evaluation_of_a_run_repeats_what_training_wrote_down(trained: Run):
@@ -152,7 +192,7 @@ def test_several_runs_are_one_table(
     assert [one["path"] for one in result["runs"]] == [str(path) for path in paths]
     # a run and its copy are one row, the bundle of it another
     rows = {(row["row"], row["mode"]): row for row in result["table"]}
-    assert [row["runs"] for row in result["table"]] == [2, 2, 2, 1, 1, 1]
+    assert [row["runs"] for row in result["table"]] == [2, 2, 2, 1, 1, 1, 1]
     single = evaluate(EvaluateConfig((trained.folder,)))["modes"]["single"]
     assert rows["sla-sd, engine torch", "single"]["top1"] == {"mean": single["top1"], "sd": 0.0}
     assert rows["sla-sd, engine onnxruntime", "single"]["top1"]["sd"] is None

@@ -50,6 +50,14 @@ def test_folded_bundle_answers_in_one_pass_unless_asked_for_all(bundle: Path):
     assert manifest.provenance["config"]["teacher"] == "run"
 
 
+def test_auto_runs_all_of_the_teachers_copies_where_the_pass_is_in_doubt(bundle: Path):
+    auto = contract.read(bundle).manifest.auto
+    assert auto is not None
+    assert (auto.first, auto.rest) == ("distilled", None)
+    assert auto.metrics["forward_passes"] == 1 + 3 * auto.metrics["escalation_rate"]
+    assert not (bundle / "auto_rest.onnx").exists()
+
+
 def test_each_graph_says_what_its_own_network_says(bundle: Path, folded: Run, teacher: Run):
     images, _ = checkpoint.read_validation_images(folded)
     predictor = Predictor(contract.read(bundle), device="cpu")
@@ -62,7 +70,8 @@ def test_each_graph_says_what_its_own_network_says(bundle: Path, folded: Run, te
 def test_folded_run_and_its_bundle_are_worth_the_same(bundle: Path, folded: Run, teacher: Run):
     of_run = evaluate(EvaluateConfig((folded.folder,)))["modes"]
     of_bundle = evaluate(EvaluateConfig((bundle,), data=folded.config.data.data))["modes"]
-    assert list(of_run) == list(of_bundle) == ["distilled", "aggregated"]
+    assert list(of_run) == ["distilled", "aggregated"]
+    assert list(of_bundle) == [*of_run, "auto"]
     for mode, values in of_run.items():
         assert of_bundle[mode]["nll"] == pytest.approx(values["nll"], abs=1e-5)
         assert of_bundle[mode]["forward_passes"] == values["forward_passes"]

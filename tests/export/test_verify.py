@@ -29,7 +29,7 @@ def check(
     findings = verify.Findings()
     graph = build_graph(network, "aggregated")
     shape = shape or signature(network, "aggregated", height=12, width=12)
-    verify.check_graph(exported / "aggregated.onnx", graph, shape, images, findings)
+    verify.check_graph(exported / "aggregated.onnx", graph, shape, [images], findings)
     return findings
 
 

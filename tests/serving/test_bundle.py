@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serving.bundle import FORMAT, MANIFEST, BundleError, encode, parse, read
-from tests.bundles import write_bundle, write_embedder, write_manifest
+from tests.bundles import write_auto, write_bundle, write_embedder, write_manifest
 
 
 def altered(text: str, change: Callable[[dict[str, Any]], object]) -> str:
@@ -29,8 +29,14 @@ def test_read_gives_back_what_was_encoded(colours: Path):
     assert parse(encode(manifest)) == manifest
 
 
-def test_every_field_comes_back(colours: Path):
-    manifest = replace(read(colours).manifest, weights={"weights.bin": "0"})
+def test_every_field_comes_back(tmp_path: Path):
+    manifest = read(write_auto(tmp_path)).manifest
+    manifest = replace(
+        manifest,
+        weights={"weights.bin": "0"},
+        calibration={"images": 60},
+        precision={"name": "int8"},
+    )
     for field in fields(manifest):
         assert getattr(manifest, field.name), f"{field.name} is empty here and shows nothing"
         assert getattr(parse(encode(manifest)), field.name) == getattr(manifest, field.name)
@@ -196,3 +202,90 @@ def test_files_outside_the_bundle_are_refused(tmp_path: Path, name: str):
     )
     with pytest.raises(BundleError, match=r"outside the bundle|missing"):
         read(tmp_path)
+
+
+def as_format_1(content: dict[str, Any]) -> None:
+    content["format"] = 1
+    for name in ("auto", "calibration", "precision"):
+        del content[name]
+
+
+def test_format_1_is_read_and_has_no_auto(tmp_path: Path):
+    path = write_bundle(tmp_path) / MANIFEST
+    path.write_text(altered(path.read_text(), as_format_1))
+    manifest = read(tmp_path).manifest
+    assert (manifest.auto, manifest.calibration) == (None, {})
+    assert manifest.mode_names == ("distilled", "single", "aggregated")
+
+
+@pytest.mark.parametrize("name", ["auto", "calibration", "precision"])
+def test_format_2_without_what_it_has_is_malformed(tmp_path: Path, name: str):
+    path = write_bundle(tmp_path) / MANIFEST
+    path.write_text(altered(path.read_text(), lambda content: content.pop(name)))
+    with pytest.raises(BundleError, match=f"malformed.*{name}"):
+        read(tmp_path)
+
+
+def test_the_rest_of_auto_is_checked_like_every_graph(tmp_path: Path):
+    path = write_auto(tmp_path) / "auto_rest.onnx"
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(BundleError, match=r"auto_rest\.onnx: sha256"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda auto: auto.update(threshold=1.01), "threshold is 1.01, not a number from 0 to 1"),
+        (lambda auto: auto.update(threshold=-0.1), "threshold"),
+        (lambda auto: auto.update(threshold="0.5"), "threshold"),
+        (lambda auto: auto.update(threshold=True), "threshold"),
+        (lambda auto: auto.update(threshold=float("nan")), "threshold"),
+        (lambda auto: auto.update(escalation_rate=2), "escalation_rate"),
+        (lambda auto: auto.update(forward_passes=0.5), "forward_passes"),
+        (lambda auto: auto.update(forward_passes=5.5), "forward_passes"),
+        (lambda auto: auto.update(first="single"), "needs the mode 'single'"),
+        (lambda auto: auto.update(first="aggregated"), "cannot begin with 'aggregated'"),
+        (lambda auto: auto.pop("first"), "first"),
+        (lambda auto: auto.update(surprise=1), "surprise"),
+        (lambda auto: auto.update(metrics=[]), "metrics"),
+        (lambda auto: auto.update(calibration=None), "calibration"),
+        (lambda auto: auto["rest"].pop("sha256"), "sha256"),
+        (lambda auto: auto.update(rest="auto_rest.onnx"), "TypeError"),
+    ],
+)
+def test_auto_that_cannot_be_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+):
+    path = write_auto(tmp_path) / MANIFEST
+    path.write_text(altered(path.read_text(), lambda content: change(content["auto"])))
+    with pytest.raises(BundleError, match=f"malformed.*{said}"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content["modes"].pop("aggregated"), "needs the mode 'aggregated'"),
+        (lambda content: content.update(auto="yes"), "malformed"),
+        (lambda content: content.update(auto=None, default_mode="auto"), "default_mode 'auto'"),
+        (
+            lambda content: content["modes"].update(auto=content["modes"]["distilled"]),
+            r"\['auto'\] cannot be the name",
+        ),
+    ],
+)
+def test_bundle_around_auto_that_cannot_be_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+):
+    path = write_auto(tmp_path) / MANIFEST
+    path.write_text(altered(path.read_text(), change))
+    with pytest.raises(BundleError, match=said):
+        read(tmp_path)
+
+
+def test_encoder_has_no_auto(tmp_path: Path):
+    other = read(write_auto(tmp_path / "auto")).manifest.auto
+    write_embedder(tmp_path / "embed", auto=other)
+    with pytest.raises(BundleError, match="an encoder has no mode 'auto'"):
+        read(tmp_path / "embed")

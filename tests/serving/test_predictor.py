@@ -10,7 +10,7 @@ import pytest
 from serving import predictor
 from serving.bundle import Bundle, BundleError, Tensor, file_sha256, read
 from serving.predictor import DeviceError, ModeError, Predictor, mode_name
-from tests.bundles import SIZE, write_bundle, write_embedder, write_manifest
+from tests.bundles import SIZE, write_auto, write_bundle, write_embedder, write_manifest
 from tests.pictures import BLUE, GREEN, RED
 
 
@@ -228,3 +228,89 @@ def test_image_section_that_says_nothing_is_refused(tmp_path: Path, image: dict[
     altered = read(write_bundle(tmp_path, image=image))
     with pytest.raises(BundleError, match="image section is malformed"):
         Predictor(altered, device="cpu")
+
+
+# of the bundle with `auto`: the first pass is surer of RED than the threshold, and not of this
+DIM = (100, 90, 80)
+
+
+def ran(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """A list that will hold the graphs that are run, each with its batch."""
+    found, run = [], predictor.run
+
+    def note(graph: str, feeds: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
+        found.append((graph, len(feeds["images"])))
+        return run(graph, feeds, outputs)
+
+    monkeypatch.setattr(predictor, "run", note)
+    return found
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_auto_runs_the_rest_for_images_in_doubt_alone(
+    tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
+):
+    auto = Predictor(read(write_auto(tmp_path, shared=shared)), device="cpu", threads=1)
+    pictures = images(RED, DIM, GREEN, DIM, DIM)
+    once, all_copies = (auto.predict(pictures, mode) for mode in ("distilled", "aggregated"))
+    graphs = ran(auto, monkeypatch)
+    found = auto.answer(pictures, "auto")
+    assert graphs == [("distilled", 5), ("auto_rest" if shared else "aggregated", 3)]
+    doubt = np.array([False, True, False, True, True])
+    np.testing.assert_array_equal(found.values[~doubt], once[~doubt])
+    np.testing.assert_allclose(found.values[doubt], all_copies[doubt], atol=1e-6)
+    assert abs(once - all_copies).max() > 0.1  # so that the test could tell
+    dear = 4 if shared else 5
+    assert found.passes.tolist() == [1, dear, 1, dear, dear]
+
+
+def test_auto_without_doubt_is_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    auto = Predictor(read(write_auto(tmp_path, threshold=0)), device="cpu", threads=1)
+    graphs = ran(auto, monkeypatch)
+    assert auto.answer(images(RED, DIM), "auto").passes.tolist() == [1, 1]
+    assert graphs == [("distilled", 2)]
+
+
+def test_auto_in_doubt_of_everything_is_aggregated(tmp_path: Path):
+    auto = Predictor(read(write_auto(tmp_path, threshold=1)), device="cpu", threads=1)
+    pictures = images((255, 0, 0), RED, DIM)
+    found, expected = (auto.predict(pictures, mode) for mode in ("auto", "aggregated"))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_auto_alone_loads_the_graphs_that_it_needs(tmp_path: Path):
+    auto = Predictor(read(write_auto(tmp_path)), device="cpu", modes=["auto"])
+    assert auto.modes == ("auto",)
+    auto.warm_up()
+    assert auto.predict(images(DIM), "auto").argmax() == 0
+    with pytest.raises(KeyError):
+        auto.predict(images(DIM), "aggregated")
+
+
+def test_auto_can_be_what_answers_by_default(tmp_path: Path):
+    bundle = read(write_auto(tmp_path, default_mode="auto"))
+    assert bundle.manifest.mode_names == ("distilled", "aggregated", "auto")
+    assert mode_name(bundle.manifest, None) == "auto"
+    assert bundle.manifest.answer.name == "probabilities"
+
+
+def test_rest_that_takes_something_else_is_refused(tmp_path: Path):
+    manifest = read(write_auto(tmp_path)).manifest
+    assert manifest.auto is not None
+    assert manifest.auto.rest is not None
+    rest = replace(manifest.auto.rest, inputs=manifest.auto.rest.inputs[:1])
+    write_manifest(tmp_path, replace(manifest, auto=replace(manifest.auto, rest=rest)))
+    with pytest.raises(BundleError, match="the rest of auto does not turn"):
+        Predictor(read(tmp_path), device="cpu")
+
+
+def test_threads_leave_the_processor_when_nothing_runs(colours: Path, monkeypatch: pytest.MonkeyPatch):
+    session, seen = onnxruntime.InferenceSession, []
+
+    def note(path: Path, options: onnxruntime.SessionOptions, providers: list[str]) -> object:
+        seen.append(options.get_session_config_entry("session.force_spinning_stop"))
+        return session(path, options, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", note)
+    Predictor(read(colours), device="cpu", modes=["single"])
+    assert seen == ["1"]

@@ -1,0 +1,74 @@
+"""What each mode asks of which graph, and what it makes of the answers. NumPy only; runs no graph.
+
+`asked` is a generator: it yields what is to be run and is sent what came out, so that whoever runs graphs by
+themselves (serving/predictor.py) and whoever runs them together with others' (serving/engine.py) follow one rule.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving import escalation
+from serving.bundle import (
+    AGGREGATED,
+    ANSWERS,
+    AUTO,
+    AUTO_REST,
+    IDENTITY_LOGITS,
+    INPUT,
+    PROBABILITIES,
+    Auto,
+    Manifest,
+)
+from serving.images import Pixels
+
+Arrays = dict[str, NDArray[Any]]
+Question = tuple[str, Arrays, Sequence[str]]  # a graph, its inputs, the outputs that are wanted
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a mode says of some images, and what it took.
+
+    values: (B, N) probabilities or (B, D) embeddings, float32. passes: (B,) int64, how many images went through a
+    network for each.
+    """
+
+    values: NDArray[np.float32]
+    passes: NDArray[np.int64]
+
+
+Asking = Generator[Question, list[NDArray[Any]], Answered]
+
+
+def asked(manifest: Manifest, images: Pixels, mode: str) -> Asking:
+    """The questions of a mode about images (B, H, W, 3) uint8, one after the other; it ends with the answer."""
+    if mode == AUTO and manifest.auto is not None:
+        return (yield from _auto(manifest, manifest.auto, images))
+    (values,) = yield mode, {INPUT: images}, [ANSWERS[manifest.task]]
+    return Answered(values, np.full(len(images), manifest.modes[mode].forward_passes))
+
+
+def graphs_of(manifest: Manifest, mode: str) -> tuple[str, ...]:
+    """The graphs that a mode runs: its own, or for `auto` the first pass and the rest. mode: one of mode_names."""
+    if mode != AUTO or manifest.auto is None:
+        return (mode,)
+    return (manifest.auto.first, AGGREGATED if manifest.auto.rest is None else AUTO_REST)
+
+
+def _auto(manifest: Manifest, auto: Auto, images: Pixels) -> Asking:
+    """One pass for all images, the rest for those in doubt."""
+    wanted = [PROBABILITIES] if auto.rest is None else [PROBABILITIES, IDENTITY_LOGITS]
+    first, *identity = yield auto.first, {INPUT: images}, wanted
+    doubt = escalation.in_doubt(first, auto.threshold)  # (B,)
+    passes = escalation.passes(manifest, doubt)
+    if not doubt.any():
+        return Answered(first, passes)
+    feeds: Arrays = {INPUT: images[doubt]}
+    if auto.rest is not None:
+        feeds[IDENTITY_LOGITS] = identity[0][doubt]
+    (rest,) = yield graphs_of(manifest, AUTO)[1], feeds, [PROBABILITIES]
+    return Answered(escalation.merged(first, doubt, rest), passes)
