@@ -54,10 +54,10 @@ class _Budget:
         """One image as the model takes it. place: from 0 on, for the message."""
         which = f"image {place + 1} of {self._count}: " if self._count > 1 else ""
         try:
-            picture = images.open_image(data)
+            picture = images.header(data)
             self._pixels += picture.width * picture.height
             if self._pixels <= MAX_REQUEST_PIXELS:
-                return images.fit(picture, spec)
+                return images.fit(images.load(picture, spec), spec)
         except images.ImageError as error:
             raise from_image_error(error, which) from error
         raise RequestError(

@@ -20,6 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 Pixels = NDArray[np.uint8]
 ResizeRule = Literal["crop", "stretch"]
@@ -51,6 +52,11 @@ _UPRIGHT = {  # EXIF 2.32, tag 274: what to do so that the picture stands uprigh
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)  # those that are stored with width and height exchanged
+
+# How much larger than the model's input a JPEG decoded at reduced scale is at least, in both directions. At 2 the
+# resize that follows still averages over its whole kernel; at 1 the pixels differ twice as much (docs/images.md).
+REDUCED_AT_LEAST = 2
 
 
 class ImageError(Exception):
@@ -101,14 +107,16 @@ def decode(data: bytes, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> Pix
         ImageError: not a picture, a damaged one, more than max_pixels, or pixels that have no RGB
             meaning.
     """
-    return fit(open_image(data, max_pixels=max_pixels), spec)
+    return fit(load(header(data, max_pixels=max_pixels), spec), spec)
 
 
-def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The decoded, upright picture of an encoded file, in whatever mode the file has.
+def header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture of an encoded file as its first bytes describe it: format, mode, size; nothing is decoded yet.
+
+    Cheap, and safe to call on anything. Its size is as stored, before EXIF orientation turns it; pass it to `load`.
 
     Raises:
-        ImageError: as decode.
+        ImageError: not a picture, or one of more than max_pixels.
     """
     if not data:
         raise ImageError("not_an_image", "the image is empty (0 bytes)")
@@ -124,13 +132,29 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ) from error
     if image.width * image.height > max_pixels:
         raise ImageError("too_many_pixels", _too_many(max_pixels, image.size))
+    return image
+
+
+def load(image: Image.Image, spec: ImageSpec | None = None) -> Image.Image:
+    """What `header` described, decoded and upright, in whatever mode the file has.
+
+    spec: what it will be resized to by `fit`. A JPEG that is much larger is then decoded at 1/2, 1/4 or 1/8 of its
+        size (libjpeg computes no more of it), at which it is still at least REDUCED_AT_LEAST times what the model
+        takes. None for the whole picture.
+
+    Raises:
+        ImageError: a damaged picture.
+    """
+    if spec is not None:
+        _reduce(image, spec)
     try:
         image.load()
-    except Exception as error:  # as above: truncated, corrupt or hostile data
+    except Exception as error:  # as in header: truncated, corrupt or hostile data
         raise ImageError(
             "damaged_image", f"the {image.format} image is truncated or damaged"
         ) from error
-    return _upright(image)
+    orientation = _orientation(image)
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def fit(image: Image.Image, spec: ImageSpec) -> Pixels:
@@ -223,12 +247,24 @@ def _known_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _reduce(image: Image.Image, spec: ImageSpec) -> None:
+    """Have a JPEG decoded at the smallest scale that leaves enough for the spec, before it is loaded.
+
+    For "crop" and "stretch" alike: both scale the direction that has the least to spare by its share, the shorter
+    side of a square model.
+    """
+    if not isinstance(image, JpegImageFile) or spec.interpolation == "nearest":
+        return  # "nearest" picks single pixels, of which a reduced picture has none
+    size = (REDUCED_AT_LEAST * spec.width, REDUCED_AT_LEAST * spec.height)
+    image.draft(None, size[::-1] if _orientation(image) in _ON_ITS_SIDE else size)
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the picture is stored, EXIF's tag 274. A broken EXIF block leaves a picture a picture: it is upright."""
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # a picture with a broken EXIF block is still a picture: it counts as upright
-        orientation = 1
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # Pillow's parser of EXIF raises many types
+        return 1
 
 
 def _too_many(max_pixels: int, size: tuple[int, int] | None = None) -> str:
