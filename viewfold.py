@@ -110,7 +110,7 @@ def serve(arguments: Sequence[str]) -> int:
 
 def embed(arguments: Sequence[str]) -> int:
     """Embed a folder of images by an encoder's bundle, into one .npz file."""
-    from serving.offline import EmbedConfig, embed_folder
+    from serving.embed_files import EmbedConfig, embed_folder
 
     embed_folder(tyro.cli(EmbedConfig, prog="viewfold embed", args=arguments))
     return 0
