@@ -116,6 +116,14 @@ def embed(arguments: Sequence[str]) -> int:
     return 0
 
 
+def predict(arguments: Sequence[str]) -> int:
+    """Classify images and folders of images by a bundle, into one .csv, .jsonl or .parquet file."""
+    from serving.predict_files import PredictConfig, predict
+
+    predict(tyro.cli(PredictConfig, prog="viewfold predict", args=arguments))
+    return 0
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "pretrain": pretrain,
@@ -127,6 +135,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "export": export,
     "serve": serve,
     "embed": embed,
+    "predict": predict,
 }
 EXTRAS = {
     "train": "train",
@@ -139,6 +148,7 @@ EXTRAS = {
     "export": "export",
     "serve": "",
     "embed": "",
+    "predict": "",
 }
 
 

@@ -14,7 +14,7 @@ How anything becomes RGB (docs/images.md says it for users):
 import io
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, get_args
 
 import numpy as np
@@ -190,10 +190,11 @@ def images_below(root: Path) -> list[Path]:
 
     Hidden ones do not count (copies kept by notebooks, what macOS packs beside a picture).
     """
-    return sorted(p for p in root.rglob("*") if _is_image(p.relative_to(root)) and p.is_file())
+    return sorted(p for p in root.rglob("*") if is_image(p.relative_to(root)) and p.is_file())
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: PurePath) -> bool:
+    """Whether a file counts as an image by its path below a folder: what it is called, and that it is not hidden."""
     hidden = any(part.startswith(".") for part in path.parts)
     return path.suffix.lower() in EXTENSIONS and not hidden
 
