@@ -90,12 +90,13 @@ def predict(config: PredictConfig) -> None:
         places = images_of(config.paths)
         total, unreadable = len(places), _locally(config, found, mode, layout, places)
     seconds = time.perf_counter() - start
-    print(f"{config.out}: {total:,} images by {found.manifest.name}, {mode}, in {seconds:,.1f} s")
+    out = shown(config.out)
+    print(f"{out}: {total:,} images by {found.manifest.name}, {mode}, in {seconds:,.1f} s")
     if unreadable.count == total:
         raise OfflineError(f"none of the {total} images can be read:{unreadable.named}")
     if unreadable.count:
         tell(
-            f"{unreadable.count} of {total} images cannot be read and have no answer in {config.out}",
+            f"{unreadable.count} of {total} images cannot be read and have no answer in {out}",
             unreadable.named,
             skip=config.skip_unreadable,
         )

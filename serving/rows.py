@@ -11,6 +11,7 @@ error        why the image cannot be read                null where it can
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -45,7 +46,7 @@ class Layout:
                 "some of the bundle's classes have the same name and cannot be columns; write a .jsonl"
             )
 
-    @property
+    @cached_property
     def columns(self) -> dict[str, Kind]:
         """The columns in order, and what is in each."""
         named: dict[str, Kind] = {"path": "text", "label": "text", "index": "place"}

@@ -1,6 +1,5 @@
 """`viewfold embed`: a folder of images into one file."""
 
-import io
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from serving import embed_files, embedding, limits, model, offline
-from serving.counter import Counter
 from serving.embed_files import EmbedConfig, embed_folder
 from serving.offline import OfflineError
 from serving.predictor import Predictor
@@ -275,29 +273,3 @@ def test_neighbours_are_found_as_the_document_says(
     assert names[:3] == ["beach/0412.jpg", "beach/other.jpg", "sky.png"]
     assert lines[0][0] == "1.000"
     assert sorted(names[3:]) == ["green.png", "red.png"]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_counter_draws_on_a_terminal_alone():
-    terminal, log = Terminal(), io.StringIO()
-    for stream in (terminal, log):
-        counter = Counter("embed", 4, stream)
-        counter.advance(1)
-        counter.advance(3)
-        counter.clear()
-    assert "[######" in terminal.getvalue()
-    assert "4/4" in terminal.getvalue()
-    assert terminal.getvalue().endswith("\r\x1b[K")
-    assert log.getvalue() == ""
-
-
-def test_counter_says_how_fast_and_how_long():
-    counter = Counter("embed", 4000, io.StringIO())
-    counter.advance(1000)
-    said = counter.line(10.0)
-    assert said == f"embed [{'#' * 7}{'.' * 23}] 1,000/4,000  100/s  30 s left"
-    assert "0/4,000" in Counter("embed", 4000, io.StringIO()).line(0.0)
