@@ -1,8 +1,11 @@
 """`viewfold predict --engine ray`, on a Ray that runs here."""
 
+import gc
 import json
 import os
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,9 @@ from serving.predictor import Predictor
 from tests.folders import many, photos, spoil
 from tests.pictures import BLUE, GREEN, RED
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's, of its own
+# Ray's, of its own making
+OF_RAY = ("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray", "ignore::ResourceWarning")
+pytestmark = [pytest.mark.filterwarnings(each) for each in OF_RAY]
 
 
 @pytest.fixture
@@ -32,9 +37,22 @@ def ray() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setattr(on_ray, "_TASK_IMAGES", 2)
-        ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+        with left_behind():
+            ray.init(
+                num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False
+            )
         yield ray
-        ray.shutdown()
+        with left_behind():
+            ray.shutdown()
+
+
+@contextmanager
+def left_behind() -> Iterator[None]:
+    """Processes and sockets that Ray leaves to the garbage collector are collected here, and trouble no other test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+        gc.collect()
 
 
 def parts(out: str) -> list[dict[str, Any]]:
