@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help=f"the folder that holds {' and '.join(SETS)}")
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--rounds", type=int, default=21, help="0 leaves the speed as it is")
+    parser.add_argument("--rounds", type=int, default=31, help="0 leaves the speed as it is")
     settings = parser.parse_args()
     torch.set_num_threads(1)
     content: Content = json.loads(RESULT.read_text()) if RESULT.exists() else {"runs": []}
