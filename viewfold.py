@@ -110,9 +110,17 @@ def serve(arguments: Sequence[str]) -> int:
 
 def embed(arguments: Sequence[str]) -> int:
     """Embed a folder of images by an encoder's bundle, into one .npz file."""
-    from serving.offline import EmbedConfig, embed_folder
+    from serving.embed_files import EmbedConfig, embed_folder
 
     embed_folder(tyro.cli(EmbedConfig, prog="viewfold embed", args=arguments))
+    return 0
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Classify images and folders of images by a bundle, into one .csv, .jsonl or .parquet file."""
+    from serving.predict_files import PredictConfig, predict
+
+    predict(tyro.cli(PredictConfig, prog="viewfold predict", args=arguments))
     return 0
 
 
@@ -127,6 +135,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "export": export,
     "serve": serve,
     "embed": embed,
+    "predict": predict,
 }
 EXTRAS = {
     "train": "train",
@@ -139,6 +148,7 @@ EXTRAS = {
     "export": "export",
     "serve": "",
     "embed": "",
+    "predict": "",
 }
 
 

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/sla.md", "docs/bundle.md", "docs/serving.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/bundle.md",
+    "docs/images.md",
+    "docs/serving.md",
+    "docs/sla.md",
+)
 _TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -171,6 +177,36 @@ def _precision(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _jpeg(results: dict[str, Any]) -> str:
+    lines = [
+        "| at least | of whole decoding's time, JPEG of "
+        + " | ".join(f"{s['megabytes']} MB" for s in results["speed"])
+        + " | same class | top-1, points | mean difference of pixels |",
+        "|---|" + "---|" * (len(results["speed"]) + 3),
+    ]
+    for margin, found in results["accuracy"].items():
+        ratios = " | ".join(f"{s['ratio'][margin]:.2f}" for s in results["speed"])
+        agree, gain = (
+            {key: 100 * value for key, value in found[name].items()}
+            for name in ("agreement", "top1_gain")
+        )
+        lines.append(
+            f"| {margin} times | {ratios} | {agree['mean']:.1f} ± {agree['half_width_95']:.1f} % "
+            f"| {gain['mean']:+.1f} ± {gain['half_width_95']:.1f} | {found['pixel_difference']:.1f} |"
+        )
+    speed, (one, *_) = results["speed"][0], results["accuracy"].values()
+    whole = ", ".join(f"{1000 * s['p50_s']['whole']:.0f}" for s in results["speed"])
+    versions = results["versions"]
+    lines.append("")
+    lines.append(
+        f"{speed['picture']}; medians of {speed['n']}, taken alternately, in processor time; whole: {whole} ms. "
+        f"Classes: {one['agreement']['n']} test images, means over {one['runs'] // 2} networks each, 95 % intervals "
+        f"over images. {results['hardware']}, Pillow {versions['pillow']}, libjpeg-turbo {versions['libjpeg-turbo']}. "
+        f"Made by `{results['command']}`."
+    )
+    return "\n".join(lines) + "\n"
+
+
 def _percent(value: dict[str, Any]) -> str:
     percent = {key: None if number is None else 100 * number for key, number in value.items()}
     return _spread(percent, ".2f")
@@ -190,6 +226,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "first_answer": _first_answer,
     "serving": _serving,
     "precision": _precision,
+    "jpeg": _jpeg,
 }
 
 if __name__ == "__main__":

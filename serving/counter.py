@@ -2,23 +2,35 @@
 
 import sys
 import time
-from typing import TextIO
+from typing import Self, TextIO
 
 _WIDTH = 30  # characters of the bar
 _PAUSE_S = 0.1  # between two looks at it
 
 
 class Counter:
-    """A bar, a count, a speed and the time that is left. total: of what is counted."""
+    """A bar, a count, a speed and the time that is left; gone when the block ends.
 
-    def __init__(self, title: str, total: int, stream: TextIO | None = None) -> None:
+    total: of what is counted; before: of these, how many were done earlier, which say nothing about the speed.
+    """
+
+    def __init__(
+        self, title: str, total: int, stream: TextIO | None = None, *, before: int = 0
+    ) -> None:
         self._stream = stream or sys.stderr
         self._shown = self._stream.isatty()
         self._title = title
         self._total = total
-        self._done = 0
+        self._before = before
+        self._done = before
         self._start = time.perf_counter()
         self._drawn = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self.clear()
 
     def advance(self, count: int) -> None:
         """So many more are done."""
@@ -38,7 +50,7 @@ class Counter:
     def line(self, seconds: float) -> str:
         """What is shown after so many seconds."""
         filled = _WIDTH * self._done // max(1, self._total)
-        speed = self._done / seconds if seconds > 0 else 0.0
+        speed = (self._done - self._before) / seconds if seconds > 0 else 0.0
         left = f"{(self._total - self._done) / speed:,.0f} s left" if speed > 0 else ""
         return (
             f"{self._title} [{'#' * filled}{'.' * (_WIDTH - filled)}] "

@@ -57,7 +57,9 @@ def _load_all(opened: list[Opened], spec: ImageSpec) -> list[Decoded]:
 
 def _load(opened: Opened, spec: ImageSpec) -> Decoded:
     try:
-        return opened if isinstance(opened, ImageError) else images.load(opened, spec)
+        if isinstance(opened, ImageError):
+            return opened
+        return images.fit(images.load(opened, spec), spec)
     except ImageError as error:
         return error
 

@@ -20,6 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 Pixels = NDArray[np.uint8]
 ResizeRule = Literal["crop", "stretch"]
@@ -51,6 +52,11 @@ _UPRIGHT = {  # EXIF 2.32, tag 274: what to do so that the picture stands uprigh
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)  # those that are stored with width and height exchanged
+
+# How much larger than the model's input a JPEG decoded at reduced scale is at least, in both directions. At 2 the
+# resize that follows still averages over its whole kernel; at 1 the pixels differ twice as much (docs/images.md).
+REDUCED_AT_LEAST = 2
 
 
 class ImageError(Exception):
@@ -101,14 +107,16 @@ def decode(data: bytes, spec: ImageSpec, *, max_pixels: int = MAX_PIXELS) -> Pix
         ImageError: not a picture, a damaged one, more than max_pixels, or pixels that have no RGB
             meaning.
     """
-    return load(header(data, max_pixels=max_pixels), spec)
+    return fit(load(header(data, max_pixels=max_pixels), spec), spec)
 
 
 def header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture of an encoded file, of which only the header has been read.
+    """The picture of an encoded file as its first bytes describe it: format, mode, size; nothing is decoded yet.
+
+    Cheap, and safe to call on anything. Its size is as stored, before EXIF orientation turns it; pass it to `load`.
 
     Raises:
-        ImageError: not a picture, or more than max_pixels.
+        ImageError: not a picture, or one of more than max_pixels.
     """
     if not data:
         raise ImageError("not_an_image", "the image is empty (0 bytes)")
@@ -127,33 +135,26 @@ def header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def load(image: Image.Image, spec: ImageSpec) -> Pixels:
-    """A picture of which only the header has been read, as the model takes it: (spec.height, spec.width, 3) uint8 RGB.
+def load(image: Image.Image, spec: ImageSpec | None = None) -> Image.Image:
+    """What `header` described, decoded and upright, in whatever mode the file has.
+
+    spec: what it will be resized to by `fit`. A JPEG that is much larger is then decoded at 1/2, 1/4 or 1/8 of its
+        size (libjpeg computes no more of it), at which it is still at least REDUCED_AT_LEAST times what the model
+        takes. None for the whole picture.
 
     Raises:
-        ImageError: a damaged picture, or pixels that have no RGB meaning.
+        ImageError: a damaged picture.
     """
-    return fit(_loaded(image), spec)
-
-
-def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The decoded, upright picture of an encoded file, in whatever mode the file has.
-
-    Raises:
-        ImageError: as decode.
-    """
-    return _loaded(header(data, max_pixels=max_pixels))
-
-
-def _loaded(image: Image.Image) -> Image.Image:
-    """The decoded, upright picture."""
+    if spec is not None:
+        _reduce(image, spec)
     try:
         image.load()
-    except Exception as error:  # as above: truncated, corrupt or hostile data
+    except Exception as error:  # as in header: truncated, corrupt or hostile data
         raise ImageError(
             "damaged_image", f"the {image.format} image is truncated or damaged"
         ) from error
-    return _upright(image)
+    orientation = _orientation(image)
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def fit(image: Image.Image, spec: ImageSpec) -> Pixels:
@@ -189,11 +190,11 @@ def images_below(root: Path) -> list[Path]:
 
     Hidden ones do not count (copies kept by notebooks, what macOS packs beside a picture).
     """
-    return sorted(p for p in root.rglob("*") if is_image_name(p.relative_to(root)) and p.is_file())
+    return sorted(p for p in root.rglob("*") if is_image(p.relative_to(root)) and p.is_file())
 
 
-def is_image_name(path: PurePath) -> bool:
-    """Whether a file in a folder is called like an image and neither it nor a folder on its way is hidden."""
+def is_image(path: PurePath) -> bool:
+    """Whether a file counts as an image by its path below a folder: what it is called, and that it is not hidden."""
     hidden = any(part.startswith(".") for part in path.parts)
     return path.suffix.lower() in EXTENSIONS and not hidden
 
@@ -247,12 +248,24 @@ def _known_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _reduce(image: Image.Image, spec: ImageSpec) -> None:
+    """Have a JPEG decoded at the smallest scale that leaves enough for the spec, before it is loaded.
+
+    For "crop" and "stretch" alike: both scale the direction that has the least to spare by its share, the shorter
+    side of a square model.
+    """
+    if not isinstance(image, JpegImageFile) or spec.interpolation == "nearest":
+        return  # "nearest" picks single pixels, of which a reduced picture has none
+    size = (REDUCED_AT_LEAST * spec.width, REDUCED_AT_LEAST * spec.height)
+    image.draft(None, size[::-1] if _orientation(image) in _ON_ITS_SIDE else size)
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the picture is stored, EXIF's tag 274. A broken EXIF block leaves a picture a picture: it is upright."""
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # a picture with a broken EXIF block is still a picture: it counts as upright
-        orientation = 1
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # Pillow's parser of EXIF raises many types
+        return 1
 
 
 def _too_many(max_pixels: int, size: tuple[int, int] | None = None) -> str:

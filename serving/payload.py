@@ -20,7 +20,7 @@ from typing import Any
 
 from serving import multipart
 from serving.errors import RequestError
-from serving.images import ImageError, is_image_name
+from serving.images import ImageError, is_image
 from serving.limits import MAX_IMAGES, MAX_REQUEST_BYTES, MAX_UNZIPPED_BYTES
 
 IMAGE, IMAGES = "image", "images"
@@ -144,7 +144,7 @@ def _entries(data: bytes | ImageError, budget: int) -> list[Item]:
     assert isinstance(data, bytes)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = [e for e in archive.infolist() if is_image_name(PurePosixPath(e.filename))]
+            entries = [e for e in archive.infolist() if is_image(PurePosixPath(e.filename))]
             if len(entries) > MAX_IMAGES or sum(e.file_size for e in entries) > budget:
                 raise RequestError(413, "zip_too_large", _too_large(entries))
             return [Item(_entry(archive, entry), entry.filename) for entry in entries]

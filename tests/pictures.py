@@ -4,10 +4,29 @@ import io
 import struct
 import zlib
 
+import numpy as np
 from PIL import Image
 
 RED, GREEN, BLUE = (230, 20, 10), (10, 220, 30), (20, 10, 240)
 COLOURS = {"red": RED, "green": GREEN, "blue": BLUE}
+
+STORED_AS = {  # EXIF orientation -> how a camera stores the picture that is to be seen upright
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+def scene(width: int, height: int) -> Image.Image:
+    """Soft waves, another in each channel, that no turn or mirror image leaves alone."""
+    y, x = np.mgrid[:height, :width] / max(width, height)
+    channels = [np.sin(7 * x + 2 * y), np.cos(3 * x * y + 5 * y), np.sin(9 * x) * y]
+    return Image.fromarray((np.stack(channels, axis=-1) * 100 + 128).clip(0, 255).astype(np.uint8))
 
 
 def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:

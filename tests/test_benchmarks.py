@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from benchmarks import (
     accuracy,
     augself,
     gpu,
+    jpeg,
     load,
     precision,
     requests,
@@ -20,8 +22,9 @@ from benchmarks import (
 )
 from benchmarks.accuracy import Place
 from benchmarks.experiments import EXPERIMENTS, Comparison, Experiment
-from serving import bundle
+from serving import bundle, images
 from tests.bundles import write_bundle
+from tests.pictures import encoded
 from tests.training.runs import interrupt_after, settings
 from training.checks import check_settings
 from training.objectives import objective
@@ -299,3 +302,39 @@ def test_precision_is_measured_of_every_one(tmp_path: Path, monkeypatch: pytest.
     rows = precision.measure(turns=2)["rows"]
     assert list(rows) == ["fp32", "fp16", "int8"]
     assert rows["int8"]["bytes"] < rows["fp16"]["bytes"] < rows["fp32"]["bytes"]
+
+
+def test_each_image_counts_by_the_mean_of_its_seeds():
+    def run(name: str, seed: int, before: str, after: str, agree: str) -> dict[str, Any]:
+        difference = {"2": {"mean_abs": 1.0 + seed}}
+        right = {"whole": before, "2": after}
+        about = {"set": name, "seed": seed, "right": right, "agree": {"2": agree}}
+        return {**about, "pixel_difference": difference}
+
+    runs = [
+        run("a", 0, "11", "01", "01"),
+        run("a", 1, "11", "11", "11"),
+        run("b", 0, "0", "1", "0"),
+    ]
+    found = jpeg.together(runs, "2")
+    # of the images of a, one agrees in half of the seeds, one in both; the one of b does not
+    assert found["agreement"] == {
+        "mean": pytest.approx(0.5),
+        "half_width_95": pytest.approx(1.959964 * 0.5 / 3**0.5, abs=1e-6),
+        "n": 3,
+    }
+    assert found["top1_gain"]["mean"] == pytest.approx((-0.5 + 0 + 1) / 3)
+    assert found["pixel_difference"] == pytest.approx(4 / 3)
+
+
+def test_jpegs_are_reduced_as_far_as_the_benchmark_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jpeg, "PHOTO", (300, 200))
+    pixels = jpeg.photo()
+    assert pixels.shape == (200, 300, 3)
+    data = encoded(images.from_array(pixels), "JPEG")
+    sizes = []
+    for at_least in (1, 2, 4, 8):
+        with jpeg.margin(at_least):
+            sizes.append(images.load(images.header(data), images.ImageSpec(25, 25)).width)
+    assert sizes == [38, 75, 150, 300]
+    assert jpeg.whole(data, images.ImageSpec(25, 25)).shape == (25, 25, 3)

@@ -286,6 +286,7 @@ def test_usage_and_help_need_nothing_heavy():
         ["evaluate", "--help"],
         ["report", "--help"],
         ["embed", "--help"],
+        ["predict", "--help"],
     ):
         command = [sys.executable, "-c", code.format(arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -356,3 +357,53 @@ def test_npz_without_splits_is_split(tmp_path: Path):
     np.savez(path, train_images=arrays["train_images"], train_labels=arrays["train_labels"])
     found = data.load(DataConfig(data=f"npz:{path}"))
     assert len(found.train) + len(found.val) + len(found.test) == 48
+
+
+def test_predict_names_unreadable_files_and_ends_with_code_2_unless_told_otherwise(
+    refused: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    pictures(tmp_path / "photos")
+    (tmp_path / "photos" / "notes.jpg").write_text("no picture")
+    out = tmp_path / "out.jsonl"
+    arguments = ["predict", write_bundle(tmp_path / "bundle"), tmp_path / "photos", "--out", out]
+    said = refused(*arguments)
+    assert "1 of 5 images cannot be read and have no answer" in said
+    assert "notes.jpg: not an image" in said
+    assert len(out.read_text().splitlines()) == 5
+    assert "is there already; --overwrite" in refused(*arguments)
+    allowed = [*arguments, "--overwrite", "--skip-unreadable", "--top-k", "2", "--probabilities"]
+    monkeypatch.setattr(sys, "argv", ["viewfold", *map(str, allowed)])
+    with pytest.raises(SystemExit) as caught:
+        viewfold.main()
+    assert caught.value.code == 0
+    assert "notes.jpg" in capsys.readouterr().out
+    assert len(json.loads(out.read_text().splitlines()[0])["probabilities"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--engine", "spark"), ("--device", "tpu"), ("--top-k", "two"), ("--workers", "many")],
+)
+def test_predict_refuses_values_that_it_does_not_know(
+    refused: Command, tmp_path: Path, flag: str, value: str
+):
+    said = refused("predict", tmp_path, tmp_path, "--out", tmp_path / "out.csv", flag, value)
+    assert flag in said
+
+
+def test_predict_says_what_it_cannot_classify(refused: Command, tmp_path: Path):
+    bundle_folder, out = write_bundle(tmp_path / "bundle"), tmp_path / "out.csv"
+    assert "no images are given" in refused("predict", bundle_folder, "--out", out)
+    assert "neither a file nor a folder" in refused(
+        "predict", bundle_folder, tmp_path / "x", "--out", out
+    )
+    encoder = write_embedder(tmp_path / "encoder")
+    assert "is an encoder's bundle" in refused("predict", encoder, tmp_path, "--out", out)
+    assert "unknown mode" in refused(
+        "predict", bundle_folder, tmp_path, "--out", out, "--mode", "x"
+    )
+    flip_a_byte(bundle_folder / "single.onnx")
+    assert "export the bundle again" in refused("predict", bundle_folder, tmp_path, "--out", out)

@@ -143,9 +143,9 @@ def test_the_service_is_imported_without_torch_and_without_a_bundle(tmp_path: Pa
     assert done.returncode == 0, done.stderr
 
 
-def test_folders_are_embedded_without_torch_and_without_what_serves():
+def test_folders_are_answered_without_torch_and_without_what_serves():
     blocked = blocking(FORBIDDEN["serving"] | {"training", "export", "bentoml", "starlette"})
-    done = run_python(blocked + "import serving.offline")
+    done = run_python(blocked + "import serving.embed_files, serving.predict_files")
     assert done.returncode == 0, done.stderr
 
 

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from serving import images
 from training.config import DataConfig
@@ -24,8 +23,8 @@ Indices = NDArray[np.int64]
 class Pictures(Protocol):
     """Pictures by index."""
 
-    def picture(self, index: int) -> Image.Image:
-        """The decoded picture."""
+    def pixels(self, index: int, spec: images.ImageSpec) -> images.Pixels:
+        """The picture as a network takes it: (H, W, 3) uint8."""
 
     def encoded(self, index: int) -> bytes:
         """The picture as a file, as a client would send it."""
@@ -40,13 +39,13 @@ class ArrayPictures:
 
     array: NDArray[np.uint8]
 
-    def picture(self, index: int) -> Image.Image:
-        """The picture at that index."""
-        return images.from_array(self.array[index])
+    def pixels(self, index: int, spec: images.ImageSpec) -> images.Pixels:
+        """The picture at that index, as a network takes it."""
+        return images.fit(images.from_array(self.array[index]), spec)
 
     def encoded(self, index: int) -> bytes:
         """The picture as a PNG file, which loses nothing."""
-        return images.encode_png(self.picture(index))
+        return images.encode_png(images.from_array(self.array[index]))
 
     def name(self, index: int) -> str:
         """Its index."""
@@ -59,9 +58,9 @@ class FilePictures:
 
     paths: Sequence[Path]
 
-    def picture(self, index: int) -> Image.Image:
-        """The picture in that file; ImageError where it cannot be read."""
-        return images.open_image(self.encoded(index))
+    def pixels(self, index: int, spec: images.ImageSpec) -> images.Pixels:
+        """The picture in that file, as it is served; ImageError where it cannot be read."""
+        return images.decode(self.encoded(index), spec)
 
     def encoded(self, index: int) -> bytes:
         """The file as it is."""
@@ -78,14 +77,13 @@ class DatasetPictures:
 
     dataset: Any
 
-    def picture(self, index: int) -> Image.Image:
-        """The picture that the data set gives."""
-        picture: Image.Image = self.dataset[index][0]
-        return picture
+    def pixels(self, index: int, spec: images.ImageSpec) -> images.Pixels:
+        """The picture that the data set gives, as a network takes it."""
+        return images.fit(self.dataset[index][0], spec)
 
     def encoded(self, index: int) -> bytes:
         """The picture as a PNG file, which loses nothing."""
-        return images.encode_png(images.to_rgb(self.picture(index)))
+        return images.encode_png(images.to_rgb(self.dataset[index][0]))
 
     def name(self, index: int) -> str:
         """Its index."""
@@ -105,7 +103,7 @@ class Split:
 
     def pixels(self, k: int, spec: images.ImageSpec) -> images.Pixels:
         """The k-th picture as the network takes it: (H, W, 3) uint8."""
-        return images.fit(self.pictures.picture(int(self.index[k])), spec)
+        return self.pictures.pixels(int(self.index[k]), spec)
 
     def encoded(self, k: int) -> bytes:
         """The k-th picture as a file, as a client would send it."""

@@ -304,7 +304,9 @@ def test_rest_that_takes_something_else_is_refused(tmp_path: Path):
         Predictor(read(tmp_path), device="cpu")
 
 
-def test_threads_leave_the_processor_when_nothing_runs(colours: Path, monkeypatch: pytest.MonkeyPatch):
+def test_threads_leave_the_processor_when_nothing_runs(
+    colours: Path, monkeypatch: pytest.MonkeyPatch
+):
     session, seen = onnxruntime.InferenceSession, []
 
     def note(path: Path, options: onnxruntime.SessionOptions, providers: list[str]) -> object:

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving import images
 from serving.images import ImageSpec, decode
+from tests.pictures import encoded, scene
 from tests.training.data_sets import pixels, write_npz, write_pictures
 from training.config import DataConfig
 from training.data import known_names, load, may_be_passed_on
 from training.errors import DataError
-from training.splits import ArrayPictures, Split, hold_out, split_of
+from training.splits import ArrayPictures, FilePictures, Split, hold_out, split_of
 
 SPEC = ImageSpec(8, 8)
 
@@ -336,3 +338,13 @@ def test_labels_with_gaps_are_refused(tmp_path: Path):
     path = write_npz(tmp_path / "years.npz", train_labels=[3, 5] * 20)
     with pytest.raises(DataError, match=r"no training images for 4 of 6 classes \(0, 1, 2, 4\)"):
         load(DataConfig(data=f"npz:{path}"))
+
+
+def test_training_reads_a_folder_at_the_scale_at_which_it_is_served(tmp_path: Path):
+    spec = ImageSpec(32, 32)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded(scene(600, 400), "JPEG"))
+    seen = FilePictures([path]).pixels(0, spec)
+    np.testing.assert_array_equal(seen, decode(path.read_bytes(), spec))
+    whole = images.fit(images.load(images.header(path.read_bytes())), spec)
+    assert (seen != whole).any()

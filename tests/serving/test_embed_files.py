@@ -1,8 +1,6 @@
 """`viewfold embed`: a folder of images into one file."""
 
 import asyncio
-import io
-import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,17 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import embedding, limits, model, offline
-from serving.counter import Counter
+from serving import embed_files, embedding, limits, model, offline
+from serving.embed_files import EmbedConfig, embed_folder
 from serving.engine import Processors
 from serving.form import EmbedForm
-from serving.offline import EmbedConfig, OfflineError, embed_folder
+from serving.offline import OfflineError
 from serving.payload import Item
 from serving.predictor import Predictor
 from serving.settings import Settings
 from serving.vectors import writing
 from tests.bundles import write_bundle, write_embedder
-from tests.pictures import BLUE, GREEN, RED, plain
+from tests.folders import many, photos, spoil
+from tests.pictures import BLUE, GREEN, RED
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "embed.md"
 COLOURS = {"b/2.png": GREEN, "a.jpg": RED, "b/1.PNG": BLUE, "b/c/deep.webp": (10, 20, 30)}
@@ -31,20 +30,6 @@ COLOURS = {"b/2.png": GREEN, "a.jpg": RED, "b/1.PNG": BLUE, "b/c/deep.webp": (10
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_embedder(tmp_path_factory.mktemp("embedder"))
-
-
-def photos(folder: Path, colours: dict[str, tuple[int, int, int]]) -> Path:
-    for name, colour in colours.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kind = {".jpg": "JPEG", ".webp": "WEBP"}.get(path.suffix, "PNG")
-        path.write_bytes(plain(colour, kind))
-    return folder
-
-
-def many(folder: Path, count: int) -> Path:
-    """That many plain pictures, each of another colour: its number, twice it, and 255 less it."""
-    return photos(folder, {f"{n:03}.png": (n, 2 * n, 255 - n) for n in range(count)})
 
 
 @pytest.fixture
@@ -109,32 +94,23 @@ def test_images_are_not_decoded_far_ahead_of_the_network(
 ):
     monkeypatch.setattr(limits, "_BATCH_IMAGES", 4)
     many(config.folder, 40)
-    read, predict = offline._read, Predictor.predict
-    started: list[Path] = []
+    read, predict = offline._pixels, Predictor.predict
+    started: list[str] = []
     ahead: list[int] = []
 
-    def counted(path: Path, spec: Any) -> Any:
-        started.append(path)
-        return read(path, spec)
+    def counted(place: str, *rest: Any) -> Any:
+        started.append(place)
+        return read(place, *rest)
 
     def seen(self: Predictor, images: Any, mode: str) -> Any:
         ahead.append(len(started) - 4 * len(ahead))
         return predict(self, images, mode)
 
-    monkeypatch.setattr(offline, "_read", counted)
+    monkeypatch.setattr(offline, "_pixels", counted)
     monkeypatch.setattr(Predictor, "predict", seen)
     embed_folder(config)
     assert len(ahead) == 10
     assert max(ahead) <= 4 * (1 + offline._AHEAD)
-
-
-def spoil(folder: Path) -> None:
-    """An empty file, one that is no picture, one that is cut off, and a link to nowhere."""
-    whole = (folder / "000.png").read_bytes()
-    (folder / "002-empty.png").write_bytes(b"")
-    (folder / "002-text.png").write_text("text")
-    (folder / "004-half.png").write_bytes(whole[: len(whole) // 2])
-    os.symlink(folder / "nowhere", folder / "005-link.png")
 
 
 def test_unreadable_files_are_named_and_left_out_and_the_rest_is_written(config: EmbedConfig):
@@ -165,8 +141,8 @@ def test_file_that_vanishes_on_the_way_is_named(
     config: EmbedConfig, monkeypatch: pytest.MonkeyPatch
 ):
     many(config.folder, 3)
-    found = [*offline.images_below(config.folder), config.folder / "gone.png"]
-    monkeypatch.setattr(offline, "images_below", lambda root: found)
+    found = [*offline.images_in(config.folder), config.folder / "gone.png"]
+    monkeypatch.setattr(embed_files, "images_in", lambda root: found)
     with pytest.raises(OfflineError, match=r"gone\.png: No such file or directory"):
         embed_folder(config)
     assert len(written(config)[0]) == 3
@@ -301,29 +277,3 @@ def test_neighbours_are_found_as_the_document_says(
     assert names[:3] == ["beach/0412.jpg", "beach/other.jpg", "sky.png"]
     assert lines[0][0] == "1.000"
     assert sorted(names[3:]) == ["green.png", "red.png"]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_counter_draws_on_a_terminal_alone():
-    terminal, log = Terminal(), io.StringIO()
-    for stream in (terminal, log):
-        counter = Counter("embed", 4, stream)
-        counter.advance(1)
-        counter.advance(3)
-        counter.clear()
-    assert "[######" in terminal.getvalue()
-    assert "4/4" in terminal.getvalue()
-    assert terminal.getvalue().endswith("\r\x1b[K")
-    assert log.getvalue() == ""
-
-
-def test_counter_says_how_fast_and_how_long():
-    counter = Counter("embed", 4000, io.StringIO())
-    counter.advance(1000)
-    said = counter.line(10.0)
-    assert said == f"embed [{'#' * 7}{'.' * 23}] 1,000/4,000  100/s  30 s left"
-    assert "0/4,000" in Counter("embed", 4000, io.StringIO()).line(0.0)
