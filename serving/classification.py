@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from serving.engine import Answer, Votes
@@ -13,6 +14,7 @@ from serving.errors import RequestError, from_image_error, item_error
 from serving.form import Form
 from serving.images import ImageError, Pixels, encode_png
 from serving.model import Model, mode_of
+from serving.predictor import Answers
 
 DEFAULT_TOP_K = 5
 
@@ -58,7 +60,7 @@ def _entries(model: Model, answer: Answer, count: int) -> Iterator[dict[str, Any
     """What is said of each image. count: classes to name."""
     classes = model.predictor.manifest.classes
     for place, row in enumerate(answer.values):
-        order = (-row).argsort(kind="stable")[:count]
+        order = best(row, count)
         top = [
             {"label": classes[index], "probability": probability}
             for index, probability in zip(order.tolist(), row[order].tolist(), strict=True)
@@ -73,6 +75,11 @@ def _entries(model: Model, answer: Answer, count: int) -> Iterator[dict[str, Any
         if answer.votes is not None:
             entry["votes"] = _votes(model, answer.votes, place)
         yield entry
+
+
+def best(probabilities: Answers, count: int) -> NDArray[np.intp]:
+    """The most probable classes, best first, the earlier one of two that are equal: (..., N) to (..., count)."""
+    return (-probabilities).argsort(axis=-1, kind="stable")[..., :count]
 
 
 def _votes(model: Model, votes: Votes, place: int) -> list[dict[str, Any]]:
