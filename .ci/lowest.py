@@ -8,6 +8,6 @@ from pathlib import Path
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 lists = [project["dependencies"], *project["optional-dependencies"].values()]
 for requirement in chain.from_iterable(lists):
-    if found := re.match(r"([\w.-]+)>=([\w.]+)[^;]*(;.*)?", requirement):
+    if found := re.match(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)[^;]*(;.*)?", requirement):
         name, version, marker = found.groups()
         print(f"{name}=={version}{marker or ''}")
