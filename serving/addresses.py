@@ -1,83 +1,42 @@
-"""Files at addresses (s3://, gs://, hdfs://, file://, what else pyarrow knows), for jobs on several machines."""
+"""Which addresses a server knows: some as they stand, some with names in them.
 
-from functools import cache
-from pathlib import PurePosixPath
-from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+BentoML's metrics keep a series for each address asked for, so an address that holds a name is passed on as its
+template, `/v2/models/{model}/infer`, with what the names were beside it; and all unknown ones as one.
+"""
 
-from serving.images import is_image
-from serving.offline import OfflineError
+import re
+from collections.abc import Iterable
 
-
-def read(address: str) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        OSError: it cannot be read.
-        OfflineError: what the address begins with is nothing that pyarrow knows.
-    """
-    filesystem, path = _located(address)
-    with filesystem.open_input_stream(path, compression=None) as stream:
-        return bytes(stream.read())
+UNKNOWN = "/unknown"
+PROTOCOL = "/v2"  # the Open Inference Protocol's, whose clients read errors in a shape of their own
 
 
-def images_at(address: str) -> list[str]:
-    """The addresses of the images in a folder and the folders in it, in order; or the address itself if it is a file's.
+class Addresses:
+    """The addresses of a server. A name in braces stands for any text without a slash."""
 
-    Raises:
-        OfflineError: there is nothing, or no image, or the place cannot be reached.
-    """
-    from pyarrow import fs
+    def __init__(self, templates: Iterable[str]) -> None:
+        known = frozenset(templates)
+        self._exact = frozenset(path for path in known if "{" not in path)
+        self._patterns = [(path, _pattern(path)) for path in sorted(known - self._exact)]
 
-    filesystem, root = _located(address)
-    try:
-        info = filesystem.get_file_info(root)
-        if info.is_file:
-            return [address]
-        files = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
-    except OSError as error:
-        raise OfflineError(f"{address} cannot be read: {error}") from None
-    below = sorted(PurePosixPath(file.path).relative_to(root) for file in files if file.is_file)
-    found = [f"{address.rstrip('/')}/{quote(str(path))}" for path in below if is_image(path)]
-    if not found:
-        raise OfflineError(f"{address} has no images; give a folder that has some")
-    return found
+    def find(self, path: str) -> tuple[str, dict[str, str]]:
+        """The template that an address fits, or UNKNOWN, and the names in it. A slash at the end does not count."""
+        path = path.rstrip("/") or "/"
+        if path in self._exact:
+            return path, {}
+        for template, pattern in self._patterns:
+            if found := pattern.fullmatch(path):
+                return template, found.groupdict()
+        return UNKNOWN, {}
 
 
-def exists(address: str) -> bool:
-    """Whether there is a file or a folder.
-
-    Raises:
-        OfflineError: that cannot be found out.
-    """
-    from pyarrow import fs
-
-    filesystem, path = _located(address)
-    try:
-        return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
-    except OSError as error:
-        raise OfflineError(f"{address} cannot be reached: {error}") from None
+def is_protocol(path: str) -> bool:
+    """Whether who asks there is a client of the Open Inference Protocol."""
+    return path == PROTOCOL or path.startswith(f"{PROTOCOL}/")
 
 
-def delete_folder(address: str) -> None:
-    """Delete a folder and all that is in it."""
-    filesystem, path = _located(address)
-    filesystem.delete_dir(path)
-
-
-def _located(address: str) -> tuple[Any, str]:
-    """The file system that an address is of, and the path in it."""
-    parts = urlsplit(address)
-    filesystem, root = _filesystem(f"{parts.scheme}://{parts.netloc}/")
-    return filesystem, f"{root.rstrip('/')}/{unquote(parts.path).strip('/')}"
-
-
-@cache
-def _filesystem(address: str) -> tuple[Any, str]:
-    from pyarrow import ArrowInvalid, fs
-
-    try:
-        filesystem, root = fs.FileSystem.from_uri(address)
-    except (ArrowInvalid, NotImplementedError, OSError) as error:
-        raise OfflineError(f"{address} cannot be reached: {error}") from None
-    return filesystem, root
+def _pattern(template: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", template)  # text, name, text, name, ...
+    names = [f"(?P<{name}>[^/]+)" for name in parts[1::2]]
+    texts = [re.escape(text) for text in parts[::2]]
+    return re.compile("".join(a + b for a, b in zip(texts, [*names, ""], strict=True)))

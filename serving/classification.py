@@ -6,18 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from serving.engine import Votes
+from serving.engine import Answer, Votes
 from serving.errors import RequestError, from_image_error, item_error
 from serving.form import Form
 from serving.images import ImageError, Pixels, encode_png
 from serving.model import Model, mode_of
-from serving.modes import Answered
+from serving.predictor import Answers
 
 DEFAULT_TOP_K = 5
-
-Said = tuple[Answered, Votes | None]
 
 
 async def classify(model: Model, wanted: Form) -> dict[str, Any]:
@@ -52,21 +51,17 @@ async def classify(model: Model, wanted: Form) -> dict[str, Any]:
     return {**said, **found[0], "milliseconds": milliseconds}
 
 
-async def _answer(model: Model, good: list[Pixels], mode: str, wanted: Form) -> Said:
+async def _answer(model: Model, good: list[Pixels], mode: str, wanted: Form) -> Answer:
     pixels = good[0][None] if len(good) == 1 else np.stack(good)  # (n, H, W, 3)
-    if wanted.explain is None:
-        return await model.engine.answer(pixels, mode), None
-    return await model.engine.explained(pixels, mode, copies=wanted.explain == "copies")
+    return await model.engine.answer(pixels, mode, explain=wanted.explain)
 
 
-def _entries(model: Model, said: Said, count: int) -> Iterator[dict[str, Any]]:
+def _entries(model: Model, answer: Answer, count: int) -> Iterator[dict[str, Any]]:
     """What is said of each image. count: classes to name."""
     classes = model.predictor.manifest.classes
-    answered, votes = said
-    for place, (row, passes) in enumerate(
-        zip(answered.values, answered.passes.tolist(), strict=True)
-    ):
-        order = (-row).argsort(kind="stable")[:count]
+    passes = answer.passes.tolist()
+    for place, row in enumerate(answer.values):
+        order = best(row, count)
         top = [
             {"label": classes[index], "probability": probability}
             for index, probability in zip(order.tolist(), row[order].tolist(), strict=True)
@@ -76,11 +71,16 @@ def _entries(model: Model, said: Said, count: int) -> Iterator[dict[str, Any]]:
             "index": int(order[0]),
             "confidence": top[0]["probability"],
             "top": top,
-            "forward_passes": passes,
+            "forward_passes": passes[place],
         }
-        if votes is not None:
-            entry["votes"] = _votes(model, votes, place)
+        if answer.votes is not None:
+            entry["votes"] = _votes(model, answer.votes, place)
         yield entry
+
+
+def best(probabilities: Answers, count: int) -> NDArray[np.intp]:
+    """The most probable classes, best first, the earlier one of two that are equal: (..., N) to (..., count)."""
+    return (-probabilities).argsort(axis=-1, kind="stable")[..., :count]
 
 
 def _votes(model: Model, votes: Votes, place: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""POST /predict and POST /embed as an ASGI application, within BentoML's own layers: metrics, timeout, access log.
+"""POST /predict, POST /embed and /v2 as an ASGI application, within BentoML's layers: metrics, timeout, access log.
 
 It stands where BentoML lets middleware stand (add_asgi_middleware) and answers these addresses itself. BentoML's own
 way to a method, by its router and by inspecting the method's signature at every call, costs a tenth of what a small
@@ -7,9 +7,10 @@ network does. The service's methods describe the addresses to BentoML's clients,
 
 from collections.abc import Mapping
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import answering, errors, form
+from serving import answering, errors, form, protocol
 from serving.answering import Work
 from serving.models import Models
 
@@ -17,7 +18,7 @@ WORK: Mapping[str, Work] = {"/predict": answering.classify, "/embed": answering.
 
 
 class Endpoints:
-    """Answers POST to the addresses of WORK, and passes everything else on."""
+    """Answers POST to the addresses of WORK, and the Open Inference Protocol; passes everything else on."""
 
     def __init__(self, app: ASGIApp, models: Models) -> None:
         self._app = app
@@ -25,13 +26,20 @@ class Endpoints:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
-        work = WORK.get(scope["path"]) if scope["type"] == "http" else None
-        if work is None or scope["method"] != "POST":
+        path = scope["path"] if scope["type"] == "http" else ""
+        work = WORK.get(path)
+        if work is not None and scope["method"] == "POST":
+            response = await self._answer(work, scope, receive)
+        elif path in protocol.ADDRESSES:
+            response = await protocol.answer(self._models, scope, receive)
+        else:
             await self._app(scope, receive, send)
             return
+        await response(scope, receive, send)
+
+    async def _answer(self, work: Work, scope: Scope, receive: Receive) -> Response:
         try:
             request: form.Received | form.Refused = await form.receive(scope, receive)
         except errors.RequestError as error:
             request = form.Refused(error, scope[errors.REQUEST_ID])
-        response = await answering.answer(self._models, request, work)
-        await response(scope, receive, send)
+        return await answering.answer(self._models, request, work)

@@ -45,6 +45,13 @@ class Votes:
     copies: NDArray[np.uint8] | None
 
 
+@dataclass(frozen=True)
+class Answer(Answered):
+    """What a mode says of some images, with what their copies say where that was asked for."""
+
+    votes: Votes | None = None
+
+
 class Engine:
     """A predictor's modes, as coroutines: what several requests ask for at once is run together."""
 
@@ -59,12 +66,30 @@ class Engine:
         """Whether there are transformed copies that vote."""
         return self._votes_by is not None
 
-    async def answer(self, images: Pixels, mode: str) -> Answered:
+    async def answer(self, images: Pixels, mode: str, *, explain: str | None = None) -> Answer:
         """The answer of a mode of the bundle to images (n, H, W, 3) uint8 of its size.
+
+        explain: "votes", or "copies" for the votes with the copies; of an engine that explains.
 
         Raises:
             Busy: too much is waiting.
         """
+        if explain is None:
+            answered = await self._answered(images, mode)
+            return Answer(answered.values, answered.passes)
+        assert self._votes_by is not None
+        feeds, wanted = {INPUT: images}, (VOTES, COPIES) if explain == "copies" else (VOTES,)
+        if mode == self._votes_by:
+            values, *said = await self._run(mode, feeds, (PROBABILITIES, *wanted))
+            passes = self._predictor.manifest.modes[mode].forward_passes
+            answered = Answered(values, np.full(len(images), passes))
+        else:
+            answered = await self._answered(images, mode)
+            said = await self._run(self._votes_by, feeds, wanted)
+        votes = Votes(said[0], said[1] if len(said) > 1 else None)
+        return Answer(answered.values, answered.passes, votes)
+
+    async def _answered(self, images: Pixels, mode: str) -> Answered:
         asking = asked(self._predictor.manifest, images, mode)
         try:
             question = next(asking)
@@ -73,25 +98,6 @@ class Engine:
         except StopIteration as done:
             answered: Answered = done.value
             return answered
-
-    async def explained(self, images: Pixels, mode: str, *, copies: bool) -> tuple[Answered, Votes]:
-        """The answer of a mode, and what the transformed copies say; of an engine that explains.
-
-        copies: whether the copies are wanted too.
-
-        Raises:
-            Busy: too much is waiting.
-        """
-        assert self._votes_by is not None
-        feeds, wanted = {INPUT: images}, (VOTES, COPIES) if copies else (VOTES,)
-        if mode == self._votes_by:
-            values, *said = await self._run(mode, feeds, (PROBABILITIES, *wanted))
-            passes = self._predictor.manifest.modes[mode].forward_passes
-            answered = Answered(values, np.full(len(images), passes))
-        else:
-            answered = await self.answer(images, mode)
-            said = await self._run(self._votes_by, feeds, wanted)
-        return answered, Votes(said[0], said[1] if copies else None)
 
     async def _run(
         self, graph: str, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]

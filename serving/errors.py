@@ -1,6 +1,7 @@
-"""Every error that the server answers with, in one shape.
+"""Every error that the server answers with, in one shape, but for what the Open Inference Protocol's clients read.
 
 {"error": {"code": "unknown_mode", "message": "...", "request_id": "..."}}
+{"error": "..."}    below /v2: the message alone; code and id are in the headers
 
 400  malformed request: no image, broken multipart, JSON or zip, unknown or contradictory fields
 404  no such address; or classes asked of an encoder, embeddings of a classifier
@@ -84,9 +85,11 @@ def busy() -> RequestError:
     return from_status(503)
 
 
-def response(error: RequestError, request_id: str) -> Response:
-    """The answer that an error becomes."""
-    content = {"code": error.code, "message": str(error), "request_id": request_id}
+def response(error: RequestError, request_id: str, *, as_text: bool = False) -> Response:
+    """The answer that an error becomes. as_text: in the Open Inference Protocol's shape."""
+    content: dict[str, str] | str = str(error)
+    if not as_text:
+        content = {"code": error.code, "message": str(error), "request_id": request_id}
     headers = {REQUEST_ID: request_id, CODE: error.code}
     if error.status == 503:
         headers["retry-after"] = RETRY_AFTER_S

@@ -73,12 +73,9 @@ async def receive(scope: Scope, receive: Receive) -> Received:
         RequestError: the body is larger (by its own word, or found out while reading), or the client went away.
     """
     headers = dict(scope["headers"])
-    declared = headers.get(b"content-length", b"")
-    if declared.isdigit() and int(declared) > MAX_REQUEST_BYTES:
-        raise _too_large()
     query = scope["query_string"]
     return Received(
-        body=await _body(receive),
+        body=await read_body(headers, receive),
         content_type=headers.get(b"content-type", b"").decode("latin-1"),
         query=tuple(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else (),
         request_id=scope[REQUEST_ID],
@@ -115,7 +112,15 @@ def parse_embed(received: Received) -> EmbedForm:
     )
 
 
-async def _body(receive: Receive) -> bytes:
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+    """The body of a request.
+
+    Raises:
+        RequestError: as receive.
+    """
+    declared = headers.get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > MAX_REQUEST_BYTES:
+        raise too_large()
     chunks, size = [], 0
     while True:
         message = await receive()
@@ -124,7 +129,7 @@ async def _body(receive: Receive) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > MAX_REQUEST_BYTES:
-            raise _too_large()
+            raise too_large()
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -187,8 +192,7 @@ def _one_of(name: str, value: str | None, meanings: Mapping[str, Any]) -> Any:
     return meanings[value.lower()]
 
 
-def _too_large() -> RequestError:
-    megabytes = MAX_REQUEST_BYTES / 1024**2
-    return RequestError(
-        413, "too_large", f"the request is larger than {megabytes:g} MiB; send a smaller image"
-    )
+def too_large() -> RequestError:
+    """The error for a body of more than MAX_REQUEST_BYTES."""
+    limit = f"the request is larger than {MAX_REQUEST_BYTES / 1024**2:g} MiB"
+    return RequestError(413, "too_large", f"{limit}; send smaller or fewer images")

@@ -1,20 +1,22 @@
 """The outermost layer of the server, around everything that BentoML builds.
 
-It gives every request an id, turns every error into the one shape of `errors`, and lets only known addresses
-through under their own name: BentoML's metrics keep a series for each address asked for, so strangers who try
-addresses would fill the memory, and its own index page loads scripts from outside.
+It gives every request an id, turns every error into a shape of `errors`, and lets only known addresses through under
+a name that is known: BentoML's metrics keep a series for each address asked for, so strangers who try addresses would
+fill the memory, and its own index page loads scripts from outside.
 """
 
 import logging
 import re
 import uuid
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import bentoml
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import errors
+from serving import errors, protocol
+from serving.addresses import Addresses, is_protocol
 from serving.pages import PAGES
 
 T = TypeVar("T")
@@ -23,7 +25,6 @@ _log = logging.getLogger(
     "bentoml.viewfold"
 )  # below BentoML's, whose handlers write to the server's log
 
-UNKNOWN = "/unknown"  # what every unknown address becomes, so that metrics count them together
 _BENTOML_PATHS = ("/livez", "/healthz", "/readyz", "/metrics", "/schema.json")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _KEPT_HEADERS = ("allow", "retry-after")
@@ -35,16 +36,16 @@ class GatedService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's SDK i
     def to_asgi(self, is_main: bool = True) -> Any:
         """The application that BentoML's workers, and tests, run."""
         paths = {method.route for method in self.apis.values()}
-        paths.update(_BENTOML_PATHS, PAGES)
-        return Gate(super().to_asgi(is_main=is_main), frozenset(paths))
+        paths.update(_BENTOML_PATHS, PAGES, protocol.ADDRESSES)
+        return Gate(super().to_asgi(is_main=is_main), paths)
 
 
 class Gate:
     """An ASGI application around another one; the module's first lines say what it does."""
 
-    def __init__(self, app: ASGIApp, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, templates: Iterable[str]) -> None:
         self._app = app
-        self._paths = paths
+        self._addresses = Addresses(templates)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass the server's start and stop on."""
@@ -53,11 +54,16 @@ class Gate:
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
         else:
-            path = scope["path"].rstrip("/") or "/"
+            template, names = self._addresses.find(scope["path"])
             request_id = _request_id(Headers(scope=scope).get(errors.REQUEST_ID, ""))
-            known = path if path in self._paths else UNKNOWN
-            inner = {**scope, "path": known, errors.REQUEST_ID: request_id}
-            await self._app(inner, receive, _Answer(send, request_id))
+            inner = {
+                **scope,
+                "path": template,
+                "path_params": names,
+                errors.REQUEST_ID: request_id,
+            }
+            answer = _Answer(send, request_id, is_protocol(scope["path"]))
+            await self._app(inner, receive, answer)
 
 
 class Catch:
@@ -85,15 +91,21 @@ class Catch:
                 raise
             request_id = scope[errors.REQUEST_ID]
             _log.exception("%s %s failed (%s)", scope["method"], scope["path"], request_id)
-            await errors.response(errors.from_status(500), request_id)(scope, receive, send)
+            as_text = is_protocol(scope["path"])
+            answer = errors.response(errors.from_status(500), request_id, as_text=as_text)
+            await answer(scope, receive, send)
 
 
 class _Answer:
-    """Sends what the application answers, or our error in place of its own."""
+    """Sends what the application answers, or our error in place of its own.
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    as_text: the shape of our errors, as in errors.response.
+    """
+
+    def __init__(self, send: Send, request_id: str, as_text: bool) -> None:
         self._send = send
         self._request_id = request_id
+        self._as_text = as_text
         self._replaced = False
 
     async def __call__(self, message: Message) -> None:
@@ -108,7 +120,8 @@ class _Answer:
             await self._send(message)
 
     async def _replace(self, status: int, headers: Headers) -> None:
-        response = errors.response(errors.from_status(status), self._request_id)
+        error = errors.from_status(status)
+        response = errors.response(error, self._request_id, as_text=self._as_text)
         for name in _KEPT_HEADERS:
             if name in headers:
                 response.headers[name] = headers[name]

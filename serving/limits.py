@@ -8,6 +8,9 @@ from serving.images import ImageSpec
 
 MAX_REQUEST_BYTES = 20 * 1024 * 1024  # one picture straight from a camera is rarely above 15 MB
 MAX_IMAGES = 256  # in one request
+MAX_JSON_VALUES = (
+    300_000  # of an output tensor as JSON: so many take a quarter of a second to write
+)
 MAX_UNZIPPED_BYTES = (
     4 * MAX_REQUEST_BYTES
 )  # of the images in a request's zips: a few kilobytes may hold gigabytes

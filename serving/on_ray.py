@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from serving import addresses, bundle
+from serving import bundle, remote_files
 from serving.offline import (
     OfflineError,
     Unreadable,
@@ -60,7 +60,7 @@ def classify(
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise OfflineError("--engine ray needs Ray: pip install 'viewfold[ray]'")
     _check_out(out, overwrite)
-    places = images_of(paths, addresses=addresses.images_at)
+    places = images_of(paths, addresses=remote_files.images_at)
     parts = math.ceil(len(places) / _TASK_IMAGES)
     with _ray() as ray:
         cluster, tally = ray.cluster_resources(), ray.remote(num_cpus=0)(Tally).remote()
@@ -122,7 +122,7 @@ class Tally:
 
 def read(place: str) -> bytes:
     """The bytes of a file that this machine sees, or of one at an address."""
-    return addresses.read(place) if is_address(place) else read_file(place)
+    return remote_files.read(place) if is_address(place) else read_file(place)
 
 
 def _for_others(place: str) -> bytes:
@@ -178,8 +178,8 @@ def _write(rows: Any, target: str, suffix: str, *, at_once: int) -> None:
 def _in_place(out: str) -> Iterator[str]:
     """Where to write: beside the folder, which is put into its place when the block has ended; or at the address."""
     if is_address(out):
-        if addresses.exists(out):
-            addresses.delete_folder(out)
+        if remote_files.exists(out):
+            remote_files.delete_folder(out)
         yield out
         return
     place, beside = Path(out).absolute(), Path(f"{out}.ray-part").absolute()
@@ -196,7 +196,7 @@ def _in_place(out: str) -> Iterator[str]:
 def _check_out(out: str, overwrite: bool) -> None:
     """Raise OfflineError where something is in the way that may not be replaced, or no folder of parts."""
     if is_address(out):
-        there = addresses.exists(out)
+        there = remote_files.exists(out)
     else:
         place = Path(out)
         there = place.exists()

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from serving import schemas
+from serving import protocol_openapi, schemas
 from serving.limits import MAX_IMAGES, MAX_REQUEST_BYTES
 from serving.model import ADDRESSES
 
@@ -51,7 +51,7 @@ def document(description: dict[str, Any]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": f"viewfold: {description['name']}",
-            "version": _version(),
+            "version": own_version(),
             "description": _ABOUT[description["task"]],
         },
         "paths": {
@@ -60,6 +60,7 @@ def document(description: dict[str, Any]) -> dict[str, Any]:
             "/livez": {"get": _get("Is the process alive?", _text())},
             "/readyz": {"get": _get("Is the model loaded?", _text())},
             "/metrics": {"get": _get("Metrics for Prometheus", _text())},
+            **protocol_openapi.paths(),
         },
         "components": {"schemas": definitions["$defs"]},
     }
@@ -147,7 +148,8 @@ def _text() -> dict[str, Any]:
     return {"text/plain": {"schema": {"type": "string"}}}
 
 
-def _version() -> str:
+def own_version() -> str:
+    """The version of viewfold that serves."""
     try:
         return version("viewfold")
     except PackageNotFoundError:  # a Bento holds the source, not the installed distribution

@@ -9,7 +9,6 @@ ones spoils nothing. Nothing here is written to disk, nothing is fetched.
 """
 
 import base64
-import binascii
 import io
 import json
 import zipfile
@@ -100,16 +99,17 @@ def _json(body: bytes) -> Payload:
     texts = [one] if several is None else several
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise _malformed('"image" is a base64 string, "images" a list of them')
-    items = [Item(_decoded(text)) for text in texts]
+    items = [Item(from_base64(text)) for text in texts]
     return Payload(items, [_field(*pair) for pair in content.items()], several is not None)
 
 
-def _decoded(text: str) -> bytes | ImageError:
+def from_base64(text: str) -> bytes | ImageError:
+    """The file that a base64 text holds; of a data: URL what comes after its comma."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii's, and that of a text which is not ASCII
         return ImageError("not_base64", "the image is not base64")
 
 

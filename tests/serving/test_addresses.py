@@ -1,50 +1,48 @@
-"""Files at addresses, through pyarrow."""
-
-from pathlib import Path
-
 import pytest
 
-from serving import addresses
-from serving.offline import OfflineError
-from tests.folders import photos
-from tests.pictures import RED
+from serving.addresses import UNKNOWN, Addresses, is_protocol
 
-pytest.importorskip("pyarrow", reason="an optional extra")
-
-
-def test_images_below_an_address_are_found_in_order_and_read(tmp_path: Path):
-    photos(tmp_path / "a b", {"2.png": RED, "1/#x%.jpg": RED, ".h.png": RED, "1/.d/e.png": RED})
-    (tmp_path / "a b" / "notes.txt").write_text("no picture")
-    root = f"file://{tmp_path}/a%20b"
-    found = addresses.images_at(f"{root}/")
-    assert found == [f"{root}/1/%23x%25.jpg", f"{root}/2.png"]
-    assert addresses.read(found[0]) == (tmp_path / "a b" / "1" / "#x%.jpg").read_bytes()
-    assert addresses.images_at(found[1]) == [found[1]]
+KNOWN = Addresses(["/", "/predict", "/v2", "/v2/models/{model}", "/v2/models/{model}/versions/{v}"])
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("path", "template", "names"),
     [
-        ("file://{}/lost", "cannot be read"),
-        ("file://{}/empty", "has no images"),
-        ("gopher://{}/x", "cannot be reached"),
+        ("/", "/", {}),
+        ("", "/", {}),
+        ("/predict", "/predict", {}),
+        ("/predict/", "/predict", {}),
+        ("/v2/models/a", "/v2/models/{model}", {"model": "a"}),
+        ("/v2/models/a.b-c é/", "/v2/models/{model}", {"model": "a.b-c é"}),
+        ("/v2/models/{model}", "/v2/models/{model}", {"model": "{model}"}),
+        ("/v2/models/a\n", "/v2/models/{model}", {"model": "a\n"}),
+        ("/v2/models/a/versions/1", "/v2/models/{model}/versions/{v}", {"model": "a", "v": "1"}),
     ],
 )
-def test_what_cannot_be_found_is_one_sentence(tmp_path: Path, address: str, said: str):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(OfflineError, match=said):
-        addresses.images_at(address.format(tmp_path))
+def test_address_is_known_by_its_template(path: str, template: str, names: dict[str, str]):
+    assert KNOWN.find(path) == (template, names)
 
 
-def test_file_that_is_gone_cannot_be_read(tmp_path: Path):
-    with pytest.raises(OSError, match="lost"):
-        addresses.read(f"file://{tmp_path}/lost.png")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/stranger",
+        "/v2/models",
+        "/v2/models//",
+        "/v2/models/a/b",
+        "/v2/models//versions/1",
+        "/x/v2",
+    ],
+)
+def test_unknown_addresses_are_one(path: str):
+    assert KNOWN.find(path) == (UNKNOWN, {})
 
 
-def test_folder_is_there_until_it_is_deleted(tmp_path: Path):
-    address = f"file://{tmp_path}/parts"
-    assert not addresses.exists(address)
-    photos(tmp_path / "parts", {"a.png": RED})
-    assert addresses.exists(address)
-    addresses.delete_folder(address)
-    assert not (tmp_path / "parts").exists()
+def test_no_address_is_a_pattern():
+    assert Addresses(["/a.c/{x}"]).find("/abc/1") == (UNKNOWN, {})
+
+
+def test_the_protocols_addresses():
+    assert [is_protocol(path) for path in ("/v2", "/v2/x", "/v22", "/predict", "/unknown")] == [
+        True, True, False, False, False,
+    ]  # fmt: skip

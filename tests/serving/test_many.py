@@ -102,8 +102,9 @@ def test_json_list_of_base64(client: TestClient):
 def test_json_with_one_image_is_answered_as_one(client: TestClient):
     answer = client.post("/predict", json={"image": base64_of(plain(GREEN))}).json()
     assert (answer["label"], "predictions" in answer) == ("green", False)
-    found = error(client.post("/predict", json={"image": "%%%"}))
-    assert (found["status"], found["code"]) == (422, "not_base64")
+    for text in ("%%%", "é"):
+        found = error(client.post("/predict", json={"image": text}))
+        assert (found["status"], found["code"]) == (422, "not_base64")
 
 
 @pytest.mark.parametrize(

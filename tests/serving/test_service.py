@@ -162,7 +162,8 @@ def test_addresses_answer(client: TestClient, path: str):
 
 def test_document_describes_every_address_and_resolves(client: TestClient):
     document = client.get("/docs.json").json()
-    assert set(document["paths"]) == {"/predict", "/models", "/livez", "/readyz", "/metrics"}
+    own = {path for path in document["paths"] if not path.startswith("/v2")}
+    assert own == {"/predict", "/models", "/livez", "/readyz", "/metrics"}
     parameters = document["paths"]["/predict"]["post"]["parameters"]
     assert parameters[0]["schema"]["enum"] == ["distilled", "single", "aggregated"]
     for reference in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
