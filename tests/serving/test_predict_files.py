@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 
 from serving import limits, model, tables
 from serving.bundle import BundleError
@@ -20,6 +22,7 @@ from tests.bundles import CLASSES, write_bundle, write_embedder
 from tests.folders import many, photos, spoil
 from tests.pictures import BLUE, COLOURS, GREEN, RED
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "offline.md"
 Rows = list[dict[str, Any]]
 
 
@@ -275,3 +278,16 @@ def test_classes_are_those_of_the_colours(config: PredictConfig):
     assert {row["path"]: row["label"] for row in read("out.csv")} == {
         f"photos/{name}.png": name for name in COLOURS
     }
+
+
+def test_commands_and_flags_of_the_document_exist(capsys: pytest.CaptureFixture[str]):
+    text = DOCUMENT.read_text()
+    commands = re.findall(r"^viewfold predict (.*)$", text, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        tyro.cli(PredictConfig, args=command.split())
+    with pytest.raises(SystemExit):
+        tyro.cli(PredictConfig, args=["--help"])
+    known = capsys.readouterr().out
+    for flag in set(re.findall(r"`(--[\w-]+)", text)):
+        assert flag in known, flag
