@@ -113,6 +113,7 @@ class Batcher:
                     self._changed.notify()
             if jobs:
                 _run(lane, jobs)
+            del lane, jobs  # a thread that waits keeps no model alive
 
     def _take(self, lane: Lane) -> list[_Job]:
         """A runner's share of what waits in a lane, so that the others have something to do as well."""

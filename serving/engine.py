@@ -114,8 +114,8 @@ class Engine:
 
 
 def _voting_mode(predictor: Predictor) -> str | None:
-    """The mode whose graph says what each copy votes, if there is one."""
-    for name in predictor.manifest.modes:
-        if any(tensor.name == VOTES for tensor in predictor.graph(name).outputs):
+    """The loaded mode whose graph says what each copy votes, if there is one."""
+    for name, mode in predictor.manifest.modes.items():
+        if name in predictor.modes and any(tensor.name == VOTES for tensor in mode.outputs):
             return name
     return None

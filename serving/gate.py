@@ -15,7 +15,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import errors
+from serving.addresses import PATH_NAMES, Addresses
 from serving.pages import PAGES
+from serving.repository_endpoints import INDEX, LOAD, UNLOAD
 
 T = TypeVar("T")
 
@@ -35,16 +37,16 @@ class GatedService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's SDK i
     def to_asgi(self, is_main: bool = True) -> Any:
         """The application that BentoML's workers, and tests, run."""
         paths = {method.route for method in self.apis.values()}
-        paths.update(_BENTOML_PATHS, PAGES)
-        return Gate(super().to_asgi(is_main=is_main), frozenset(paths))
+        paths.update(_BENTOML_PATHS, PAGES, [INDEX])
+        return Gate(super().to_asgi(is_main=is_main), Addresses(paths, [LOAD, UNLOAD]))
 
 
 class Gate:
     """An ASGI application around another one; the module's first lines say what it does."""
 
-    def __init__(self, app: ASGIApp, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, addresses: Addresses) -> None:
         self._app = app
-        self._paths = paths
+        self._addresses = addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass the server's start and stop on."""
@@ -55,8 +57,8 @@ class Gate:
         else:
             path = scope["path"].rstrip("/") or "/"
             request_id = _request_id(Headers(scope=scope).get(errors.REQUEST_ID, ""))
-            known = path if path in self._paths else UNKNOWN
-            inner = {**scope, "path": known, errors.REQUEST_ID: request_id}
+            known, names = self._addresses.find(path) or (UNKNOWN, {})
+            inner = {**scope, "path": known, errors.REQUEST_ID: request_id, PATH_NAMES: names}
             await self._app(inner, receive, _Answer(send, request_id))
 
 

@@ -75,6 +75,7 @@ class Predictor:
         names = (
             list(self.manifest.modes) if modes is None else [self.mode_name(mode) for mode in modes]
         )
+        self.modes = tuple(dict.fromkeys(names))
         most = threads or available_cpus()
         self._sessions = {name: self._session(bundle, name, most) for name in names}
         if concurrent and most > 1:

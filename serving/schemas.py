@@ -114,6 +114,7 @@ class ModelInfo(BaseModel):
     """A model that is loaded."""
 
     name: str
+    version: str = Field(description="its folder's among the versions of a name; else 1")
     task: str
     classes: list[str] = Field(description="none of an encoder")
     dimensions: int | None = Field(
