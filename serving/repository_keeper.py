@@ -42,9 +42,10 @@ class Keeper:
             found = repository.open_repository(settings)
             self._state.begin(found.names(), found.single)
         folder = Repository(settings.bundle, self._state.wanted().single)
-        show()
         self._follower = Follower(folder, self._state, models, load, show)
         self._follower.follow()
+        if not models.all:
+            show()
         self._follower.start()
         self._watcher = Watcher(folder, self._state, models)
         if settings.watch:

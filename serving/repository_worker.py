@@ -24,7 +24,7 @@ _log = logging.getLogger("bentoml.viewfold")
 class Follower:
     """Makes the models of this process those that the state wants.
 
-    changed: called, perhaps from a thread, whenever the models are others than before.
+    changed: called when the models are others than before, by the thread that follows.
     """
 
     def __init__(
@@ -53,12 +53,15 @@ class Follower:
         """Load and unload what has come to be wanted since the last time."""
         self._stamp = self.state.stamp()
         wanted = self.state.wanted()
+        before = self.models.all
         for name in self._done.keys() - wanted.models.keys():
             self._unload(name)
         for name, asked in wanted.models.items():
             if self._done.get(name) != asked:
                 self._load(name)
                 self._done[name] = asked
+        if self.models.all is not before:
+            self._changed()
         self._generation = wanted.generation
         self._report()
 
@@ -90,7 +93,6 @@ class Follower:
         found, faults = self._try_load(name, current)
         if found is not None and found is not current:
             self.models.put(found)
-            self._changed()
             _log.info("%s, version %s, is served", name, found.version)
         self._entries[name] = _entries(name, found or current, faults)
         for entry in self._entries[name]:
@@ -111,7 +113,6 @@ class Follower:
 
     def _unload(self, name: str) -> None:
         self.models.remove(name)
-        self._changed()
         del self._done[name], self._entries[name]
         _log.info("%s is not served any more", name)
 

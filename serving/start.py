@@ -1,6 +1,7 @@
 """`viewfold serve`: look at everything that could be wrong, say what is served and where, hand over to BentoML."""
 
 import os
+import runpy
 import socket
 import sys
 from dataclasses import dataclass
@@ -64,9 +65,11 @@ def run(config: ServeConfig) -> None:
     _check_address(config.host, config.port)
     seen = repository.check(repository.open_repository(settings), settings)
     print(announcement(config, seen), flush=True)
-    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Service"]
-    command += ["--working-dir", str(ROOT), "--host", config.host, "--port", str(config.port)]
-    os.execve(sys.executable, command, {**os.environ, **_environment(settings, config.port)})
+    os.environ.update(_environment(settings, config.port))
+    # in this process: what it has imported already BentoML needs not import again
+    sys.argv = ["bentoml", "serve", "serving.service:Service", "--working-dir", str(ROOT)]
+    sys.argv += ["--host", config.host, "--port", str(config.port)]
+    runpy.run_module("bentoml", run_name="__main__")
 
 
 def announcement(config: ServeConfig, seen: list[Seen]) -> str:

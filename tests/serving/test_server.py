@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -230,7 +231,7 @@ def no_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*arguments: object) -> None:
         raise AssertionError("a server was started")
 
-    monkeypatch.setattr(os, "execve", start)
+    monkeypatch.setattr(runpy, "run_module", start)
 
 
 @pytest.mark.usefixtures("no_start")
