@@ -1,5 +1,7 @@
 """From settings to models that are kept as they are wanted: before there are workers, and in each of them."""
 
+from contextlib import ExitStack
+
 from serving import pages, repository, repository_state
 from serving.bundle import Bundle
 from serving.engine import Processors
@@ -37,7 +39,8 @@ class Keeper:
             pages.show(*models.all.values())
 
         self._models = models
-        self._state = State(repository_state.worker_folder())
+        self._open = ExitStack()
+        self._state = State(self._open.enter_context(repository_state.worker_folder()))
         if not self._state.begun:
             found = repository.open_repository(settings)
             self._state.begin(found.names(), found.single)
@@ -61,3 +64,4 @@ class Keeper:
         """Keep them no longer."""
         self._watcher.close()
         self._follower.close()
+        self._open.close()

@@ -11,12 +11,12 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from serving.settings import bentoml_home
@@ -170,10 +170,14 @@ def make_folder(environment: MutableMapping[str, str] = os.environ) -> Path:
     return folder
 
 
-def worker_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder that the starting process made; one for this process alone where nothing started it."""
-    given = environment.get(STATE)
-    return Path(given) if given else Path(tempfile.mkdtemp(prefix="viewfold-state-"))
+@contextmanager
+def worker_folder(environment: Mapping[str, str] = os.environ) -> Iterator[Path]:
+    """The folder that the starting process made; one for this process alone, for a while, where nothing started it."""
+    if given := environment.get(STATE):
+        yield Path(given)
+        return
+    with TemporaryDirectory(prefix="viewfold-state-") as made:
+        yield Path(made)
 
 
 def _alive(pid: int) -> bool:

@@ -91,5 +91,12 @@ def test_folder_is_named_for_workers_and_those_of_the_dead_are_removed(tmp_path:
     alive.mkdir()
     environment = {"BENTOML_HOME": str(tmp_path)}
     made = repository_state.make_folder(environment)
-    assert repository_state.worker_folder(environment) == made
+    with repository_state.worker_folder(environment) as found:
+        assert found == made
     assert (made.is_dir(), old.exists(), alive.exists()) == (True, False, True)
+
+
+def test_worker_that_nothing_started_has_a_folder_of_its_own_for_a_while():
+    with repository_state.worker_folder({}) as found:
+        assert found.is_dir()
+    assert not found.exists()
