@@ -118,6 +118,7 @@ class Batcher:
                 self._running += 1
             if jobs:
                 _run(lane, jobs, alone)
+            del lane, jobs  # a thread that waits keeps no model alive
             with self._changed:
                 self._running -= 1
 

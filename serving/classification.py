@@ -31,9 +31,7 @@ async def classify(model: Model, wanted: Form) -> dict[str, Any]:
     mode = mode_of(model, wanted.mode)
     count = _count(wanted.top_k, len(manifest.classes))
     if wanted.explain and not model.engine.explains:
-        raise RequestError(
-            422, "no_votes", f"{manifest.name} looks at one copy only; nothing votes"
-        )
+        raise RequestError(422, "no_votes", f"{model.name} looks at one copy only; nothing votes")
     start = time.perf_counter()
     decoded = await model.processors.decoder.decode(
         [item.data for item in wanted.items], model.predictor.spec
@@ -42,7 +40,7 @@ async def classify(model: Model, wanted: Form) -> dict[str, Any]:
     entries = _entries(model, await _answer(model, good, mode, wanted), count) if good else iter(())
     found = [item_error(one) if isinstance(one, ImageError) else next(entries) for one in decoded]
     milliseconds = round((time.perf_counter() - start) * 1000, 3)
-    said = {"model": manifest.name, "mode": mode}
+    said = {"model": model.name, "mode": mode}
     if wanted.many:
         named = [{"name": i.name, **entry} for i, entry in zip(wanted.items, found, strict=True)]
         return {**said, "predictions": named, "milliseconds": milliseconds}

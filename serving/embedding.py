@@ -32,7 +32,7 @@ async def embed(model: Model, wanted: EmbedForm) -> dict[str, Any]:
         values = (await model.engine.answer(np.stack(good), mode)).values  # (n, D)
         vectors = iter((unit(values) if wanted.normalize else values).tolist())
     return {
-        "model": manifest.name,
+        "model": model.name,
         "mode": mode,
         "dimensions": manifest.dimensions,
         "normalized": wanted.normalize,

@@ -23,8 +23,8 @@ class Models:
 
     def put(self, model: Model) -> None:
         """Answer with this model under its name from now on."""
-        name = model.predictor.manifest.name
-        self._models = MappingProxyType(dict(sorted({**self._models, name: model}.items())))
+        known = {**self._models, model.name: model}
+        self._models = MappingProxyType(dict(sorted(known.items())))
 
     def remove(self, name: str) -> None:
         """Answer under this name no more."""

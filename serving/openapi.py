@@ -1,5 +1,6 @@
 """The OpenAPI document of the server, GET /docs.json, with the modes, and classes or dimensions, of what is loaded."""
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -39,23 +40,24 @@ _TAKES = (
 _FAULTS = ("400", "413", "415", "422")
 
 
-def document(description: dict[str, Any]) -> dict[str, Any]:
-    """OpenAPI 3.1 for a server of one model.
+def document(*models: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI 3.1 for a server of these models.
 
-    description: what model.describe says.
+    models: what model.describe says of each.
     """
+    tasks = sorted({model["task"] for model in models})
     _, definitions = models_json_schema(
         [(model, "serialization") for model in _MODELS], ref_template=_REFERENCE
     )
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": f"viewfold: {description['name']}",
+            "title": f"viewfold: {', '.join(model['name'] for model in models) or 'nothing loaded'}",
             "version": own_version(),
-            "description": _ABOUT[description["task"]],
+            "description": " ".join(_ABOUT[task] for task in tasks),
         },
         "paths": {
-            ADDRESSES[description["task"]]: {"post": _OPERATIONS[description["task"]](description)},
+            **{ADDRESSES[task]: {"post": _operation(task, models)} for task in tasks},
             "/models": {"get": _get("What is loaded", _json("Models"))},
             "/livez": {"get": _get("Is the process alive?", _text())},
             "/readyz": {"get": _get("Is the model loaded?", _text())},
@@ -66,23 +68,32 @@ def document(description: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _predict(description: dict[str, Any]) -> dict[str, Any]:
+def _operation(task: str, models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    of_task = [model for model in models if model["task"] == task]
+    choice = {"mode": _mode(of_task)}
+    if len(models) > 1:
+        names = [model["name"] for model in of_task]
+        choice["model"] = {"type": "string", "enum": names, "description": "which model"}
+    return _OPERATIONS[task](of_task, choice)
+
+
+def _predict(models: Sequence[dict[str, Any]], choice: dict[str, Any]) -> dict[str, Any]:
     top_k = {
         "type": "integer",
         "minimum": 1,
-        "maximum": len(description["classes"]),
+        "maximum": max(len(model["classes"]) for model in models),
         "description": "how many classes to name",
     }
     return {
         "operationId": "predict",
         "summary": "What does an image show?",
         "description": _TAKES,
-        **_request({"mode": _mode(description), "top_k": top_k, "explain": _EXPLAIN}),
+        **_request({**choice, "top_k": top_k, "explain": _EXPLAIN}),
         "responses": _responses(_json("Prediction", "Predictions"), *_FAULTS),
     }
 
 
-def _embed(description: dict[str, Any]) -> dict[str, Any]:
+def _embed(models: Sequence[dict[str, Any]], choice: dict[str, Any]) -> dict[str, Any]:
     normalize = {
         "type": "boolean",
         "default": False,
@@ -92,7 +103,7 @@ def _embed(description: dict[str, Any]) -> dict[str, Any]:
         "operationId": "embed",
         "summary": "Which vector stands for an image?",
         "description": _TAKES,
-        **_request({"mode": _mode(description), "normalize": normalize}),
+        **_request({**choice, "normalize": normalize}),
         "responses": _responses(_json("Embeddings"), *_FAULTS),
     }
 
@@ -100,13 +111,13 @@ def _embed(description: dict[str, Any]) -> dict[str, Any]:
 _OPERATIONS = {"classify": _predict, "embed": _embed}
 
 
-def _mode(description: dict[str, Any]) -> dict[str, Any]:
-    return {
+def _mode(models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    mode: dict[str, Any] = {
         "type": "string",
-        "enum": list(description["modes"]),
-        "default": description["default_mode"],
+        "enum": list(dict.fromkeys(mode for model in models for mode in model["modes"])),
         "description": "how to answer; GET /models says what each mode costs and is worth",
     }
+    return {**mode, "default": models[0]["default_mode"]} if len(models) == 1 else mode
 
 
 def _request(options: dict[str, Any]) -> dict[str, Any]:

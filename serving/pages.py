@@ -40,9 +40,9 @@ PAGES = frozenset(_ENDPOINTS)
 app = Starlette(routes=[Route(path, endpoint) for path, endpoint in _ENDPOINTS.items()])
 
 
-def show(loaded: model.Model) -> None:
-    """Let the pages speak of a model; BentoML wants the application before the model is loaded."""
-    description = model.describe(loaded)
+def show(*loaded: model.Model) -> None:
+    """Let the pages speak of these models; BentoML wants the application before a model is loaded."""
+    descriptions = [model.describe(one) for one in loaded]
     app.state.page = files("serving").joinpath("page", "index.html").read_text(encoding="utf-8")
-    app.state.document = openapi.document(description)
-    app.state.models = {"models": [description]}
+    app.state.document = openapi.document(*descriptions)
+    app.state.models = {"models": descriptions}

@@ -104,9 +104,12 @@ class Embeddings(BaseModel):
 class ModeInfo(BaseModel):
     """One way of answering."""
 
-    forward_passes: int
+    forward_passes: float = Field(description="of an image; of auto their mean")
     precision: str
-    temperature: float
+    temperature: float | None = Field(description="null of auto, whose two answers have their own")
+    threshold: float | None = Field(
+        description="of auto: a confidence at or below it leaves an image in doubt"
+    )
     metrics: dict[str, float] = Field(description="what the mode was measured to be worth")
 
 
@@ -114,6 +117,7 @@ class ModelInfo(BaseModel):
     """A model that is loaded."""
 
     name: str
+    version: str = Field(description="its folder's among the versions of a name; else 1")
     task: str
     classes: list[str] = Field(description="none of an encoder")
     dimensions: int | None = Field(

@@ -1,7 +1,7 @@
 """The BentoML service: `viewfold serve`, `bentoml serve` and Bentos run this. Importing it needs no bundle.
 
 on_deployment   in the starting process, before there are workers: one sentence if it cannot work
-__init__        in each worker: load the bundle once
+__init__        in each worker: load what is wanted, and follow what is wanted later
 predict, embed  POST /predict and POST /embed, as coroutines: decoding and inference have threads of their own
 """
 
@@ -9,13 +9,16 @@ import bentoml
 from bentoml.exceptions import BentoMLException
 from starlette.responses import Response
 
-from serving import answering, form, model, packaging, pages, schemas, settings
+from serving import answering, form, packaging, pages, schemas, settings
 from serving.bundle import BundleError
 from serving.endpoints import Endpoints
 from serving.engine import Processors
 from serving.gate import Catch, GatedService
 from serving.models import Models
 from serving.predictor import DeviceError, ModeError
+from serving.repository import RepositoryError
+from serving.repository_endpoints import Desk, RepositoryEndpoints
+from serving.repository_keeper import Keeper, prepare
 
 packaging.no_usage_reports()
 
@@ -27,7 +30,9 @@ def _settings() -> settings.Settings:
         raise BentoMLException(str(error)) from None
 
 
-_models = Models()  # of this process; BentoML wants its layers before the model is loaded
+# of this process; BentoML wants its layers before a model is loaded
+_models = Models()
+_desk = Desk()
 
 
 @bentoml.service(
@@ -51,9 +56,10 @@ class Service:
     def __init__(self) -> None:
         wanted = _settings()
         self._processors = Processors(wanted.threads)
-        loaded = model.load(wanted, self._processors)
-        _models.put(loaded)
-        pages.show(loaded)
+        self._keeper = Keeper(wanted, self._processors, _models, _desk)
+
+    def __is_ready__(self) -> bool:  # BentoML's name for what GET /readyz asks
+        return self._keeper.ready
 
     @bentoml.api(input_spec=schemas.PredictInput, output_spec=schemas.Prediction)  # type: ignore[untyped-decorator]
     async def predict(self, request: form.Received | form.Refused, /) -> Response:
@@ -68,6 +74,7 @@ class Service:
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
         """Let the threads end."""
+        self._keeper.close()
         self._processors.close()
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
@@ -76,11 +83,12 @@ class Service:
         """Refuse to start what could not answer."""
         settings.pin_bundle()
         try:
-            model.check(_settings())
-        except (BundleError, ModeError, DeviceError) as error:
+            prepare(_settings())
+        except (RepositoryError, BundleError, ModeError, DeviceError) as error:
             raise BentoMLException(str(error)) from None
 
 
 # from the outside to the inside
 Service.add_asgi_middleware(Catch)  # type: ignore[attr-defined]  # the decorator made it BentoML's
 Service.add_asgi_middleware(Endpoints, models=_models)  # type: ignore[attr-defined]
+Service.add_asgi_middleware(RepositoryEndpoints, desk=_desk)  # type: ignore[attr-defined]

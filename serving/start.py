@@ -1,26 +1,36 @@
 """`viewfold serve`: look at everything that could be wrong, say what is served and where, hand over to BentoML."""
 
 import os
+import runpy
 import socket
 import sys
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import quote
 
 from tyro.conf import Positional
 
-from serving import model
-from serving.engine import Processors
-from serving.predictor import Device
-from serving.settings import DEFAULT_BUNDLE, ROOT, Settings, SettingsError
+from serving import repository
+from serving.model import ADDRESSES, default_mode, passes_of
+from serving.predictor import Device, provider
+from serving.repository import Seen
+from serving.settings import (
+    DEFAULT_BUNDLE,
+    ROOT,
+    Settings,
+    SettingsError,
+    bentoml_home,
+    mode_list,
+)
 
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Serve a bundle over HTTP."""
+    """Serve a bundle, or a folder of bundles, over HTTP."""
 
     bundle: Positional[Path] = DEFAULT_BUNDLE
-    """The folder that `viewfold export` wrote."""
+    """The folder that `viewfold export` wrote; or a folder of such folders, NAME/ or NAME/VERSION/."""
     port: int = 3000
     """The TCP port to listen on."""
     host: str = "127.0.0.1"
@@ -33,6 +43,14 @@ class ServeConfig:
     """Processes that answer; they share the processors that there are."""
     access_log: bool = False
     """Write a line for every request to the log; it costs time."""
+    modes: str | None = None
+    """The modes to load, with commas between; all of them if not given."""
+    watch: bool = False
+    """Follow what changes in the folder: load what is new or changed, once it verifies."""
+    allow_load: bool = False
+    """Let clients load and unload models, by POST /v2/repository/models/NAME/load."""
+    strict: bool = False
+    """Refuse to start if any one of several bundles cannot be served."""
 
 
 def run(config: ServeConfig) -> None:
@@ -40,40 +58,75 @@ def run(config: ServeConfig) -> None:
 
     Raises:
         SettingsError: a port that is taken, an address that is not one of this machine, no workers.
-        BundleError, ModeError, DeviceError: as model.load; all found before anything is started.
+        RepositoryError, BundleError, ModeError, DeviceError: what is there cannot be served, as far as that shows
+            without loading a graph; a graph that cannot be loaded is for the workers to say.
     """
-    settings = Settings(
-        config.bundle.absolute(), config.mode, config.device, config.workers, config.access_log
-    )
+    settings = _settings(config)
     _check_address(config.host, config.port)
-    processors = Processors(settings.threads)
-    loaded = model.load(settings, processors)
-    processors.close()
-    print(announcement(config, loaded), flush=True)
-    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Service"]
-    command += ["--working-dir", str(ROOT), "--host", config.host, "--port", str(config.port)]
-    os.execve(sys.executable, command, {**os.environ, **_environment(settings, config.port)})
+    seen = repository.check(repository.open_repository(settings), settings)
+    print(announcement(config, seen), flush=True)
+    os.environ.update(_environment(settings, config.port))
+    # in this process: what it has imported already BentoML needs not import again
+    sys.argv = ["bentoml", "serve", "serving.service:Service", "--working-dir", str(ROOT)]
+    sys.argv += ["--host", config.host, "--port", str(config.port)]
+    runpy.run_module("bentoml", run_name="__main__")
 
 
-def announcement(config: ServeConfig, loaded: model.Model) -> str:
+def announcement(config: ServeConfig, seen: list[Seen]) -> str:
     """A few lines for the person who started it."""
-    about = model.describe(loaded)
+    settings = _settings(config)
     host = "localhost" if ip_address(config.host).is_unspecified else config.host
     url = f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
-    example = next(iter(loaded.predictor.manifest.samples), None)
-    picture = "image.png" if example is None else config.bundle / example
-    passes = [f"{name} ({mode['forward_passes']})" for name, mode in about["modes"].items()]
+    lines = [line for one in seen for line in _introduction(one, settings)]
+    lines.append(f"page: {url}/")
+    if tried := next((one for one in seen if one.bundle), None):
+        lines.append(f"try:  {_example(tried, url, named=len(seen) > 1)}")
+    return "\n".join([*lines, "stop: Ctrl-C"])
+
+
+def _introduction(seen: Seen, settings: Settings) -> list[str]:
+    refused = [f"{seen.name}, version {f.version}: not served: {f.reason}" for f in seen.faults]
+    if seen.bundle is None:
+        return refused
+    manifest = seen.bundle.manifest
+    device = provider(settings.device).removesuffix("ExecutionProvider").lower()
     answers = (
-        f"{len(about['classes'])} classes"
-        if about["dimensions"] is None
-        else f"embeddings of {about['dimensions']} numbers"
+        f"{len(manifest.classes)} classes"
+        if manifest.dimensions is None
+        else f"embeddings of {manifest.dimensions} numbers"
     )
-    return (
-        f"{about['name']}: {answers}, on {about['device']}\n"
-        f"modes (forward passes): {', '.join(passes)}; default {about['default_mode']}\n"
-        f"page: {url}/\n"
-        f"try:  curl --data-binary @{picture} {url}{model.ADDRESSES[about['task']]}\n"
-        "stop: Ctrl-C"
+    names = settings.modes or manifest.mode_names
+    passes = [f"{name} ({passes_of(manifest, name):.3g})" for name in names]
+    default = default_mode(manifest, settings)
+    return [
+        *refused,
+        f"{seen.name}: {answers}, on {device}",
+        f"modes (forward passes): {', '.join(passes)}; default {default}",
+    ]
+
+
+def _example(seen: Seen, url: str, *, named: bool) -> str:
+    """A command that can be pasted. named: whether it has to say which model."""
+    assert seen.bundle is not None
+    manifest = seen.bundle.manifest
+    example = next(iter(manifest.samples), None)
+    picture = "image.png" if example is None else seen.bundle.folder / example
+    address = f"{url}{ADDRESSES[manifest.task]}"
+    asked = f"'{address}?model={quote(seen.name)}'" if named else address
+    return f"curl --data-binary @{picture} {asked}"
+
+
+def _settings(config: ServeConfig) -> Settings:
+    return Settings(
+        config.bundle.absolute(),
+        config.mode,
+        config.device,
+        config.workers,
+        config.access_log,
+        mode_list(config.modes),
+        config.watch,
+        config.allow_load,
+        config.strict,
     )
 
 
@@ -82,10 +135,9 @@ def _environment(settings: Settings, port: int) -> dict[str, str]:
 
     BentoML wipes the metrics in its home when a server starts, also those of a server that is running.
     """
-    home = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
     return {
         **settings.environment(),
-        "BENTOML_HOME": str(home / "viewfold" / str(port)),
+        "BENTOML_HOME": str(bentoml_home() / "viewfold" / str(port)),
         "BENTOML_DO_NOT_TRACK": os.environ.get("BENTOML_DO_NOT_TRACK", "True"),
     }
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.bundle import MANIFEST, Auto, Manifest, Mode, Tensor, encode
+from serving.bundle import MANIFEST, Auto, Manifest, Mode, Tensor, encode, parse
 from tests.pictures import RED, plain
 from training.config import TrainConfig
 from training.config_json import to_dict
@@ -83,6 +83,16 @@ def write_embedder(folder: Path, **changes: object) -> Path:
         default_mode="embed",
     )
     write_manifest(folder, replace(manifest, **changes))  # type: ignore[arg-type]
+    return folder
+
+
+def write_unloadable(folder: Path) -> Path:
+    """Write a bundle whose files are all as its manifest says, and one of whose graphs is none."""
+    manifest = parse((write_bundle(folder) / MANIFEST).read_bytes())
+    (folder / "distilled.onnx").write_bytes(b"no graph")
+    digest = hashlib.sha256(b"no graph").hexdigest()
+    modes = {**manifest.modes, "distilled": replace(manifest.modes["distilled"], sha256=digest)}
+    write_manifest(folder, replace(manifest, modes=modes))
     return folder
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from serving import answering, decoding, form, limits, model, openapi, schemas
+from serving import answering, decoding, form, limits, model, openapi, repository, schemas
 from serving.engine import Engine, Processors
 from serving.images import ImageSpec
 from serving.model import Model
@@ -251,8 +251,10 @@ def test_document_describes_embed_in_place_of_predict(encoder: Model):
     assert "class" not in json.dumps(document["info"]) + json.dumps(operation)
 
 
-def test_announcement_says_what_is_answered_and_can_be_pasted(encoder: Model, tmp_path: Path):
-    said = announcement(ServeConfig(tmp_path, port=80), encoder)
+def test_announcement_says_what_is_answered_and_can_be_pasted(tmp_path: Path):
+    settings = Settings(write_embedder(tmp_path))
+    seen = repository.check(repository.open_repository(settings), settings)
+    said = announcement(ServeConfig(tmp_path, port=80), seen)
     assert "means: embeddings of 3 numbers, on cpu" in said
     assert (
         f"curl --data-binary @{tmp_path / 'samples' / 'red.png'} http://127.0.0.1:80/embed" in said

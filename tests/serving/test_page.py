@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.bundles import write_embedder
+from tests.bundles import write_bundle, write_embedder
 from tests.pictures import GREEN, RED, plain
 from tests.serving.test_server import free_port, serving, start_command
 
@@ -119,3 +119,36 @@ def test_classifier_offers_no_options_of_an_encoder(page: Any):
     upload(page, plain(GREEN))
     page.get_by_text("distilled: 1 pass,").wait_for()
     assert not page.locator("#bars").is_visible()
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Iterator[str]:
+    models = tmp_path / "models"
+    write_bundle(models / "colours")
+    write_embedder(models / "means")
+    port = free_port()
+    with serving(start_command(models, port, device="cpu"), port, tmp_path / "log") as started:
+        yield started
+
+
+def test_one_of_several_models_can_be_chosen(several: str, page: Any):
+    page.goto(several)
+    page.get_by_label("aggregated").wait_for()
+    upload(page, plain(GREEN))
+    page.get_by_text("distilled: 1 pass,").wait_for()
+    assert "predict?model=colours&mode=distilled" in page.locator("#curl").inner_text()
+    page.get_by_label("Model").select_option("means")
+    page.get_by_text("embed: ").wait_for()
+    page.get_by_label("normalize: length 1").check()
+    assert page.locator("#name").inner_text() == "means"
+    assert page.locator("#top li").count() == 0
+    assert "embed?model=means&mode=embed" in page.locator("#curl").inner_text()
+    page.get_by_label("Model").select_option("colours")
+    page.get_by_text("distilled: 1 pass,").wait_for()
+    assert page.locator("#label").inner_text() == "green"
+    assert not page.locator("#bars").is_visible()
+    assert page.complaints == []
+
+
+def test_one_model_needs_no_choice(page: Any):
+    assert not page.get_by_label("Model").is_visible()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -9,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,12 +18,12 @@ from bentoml import SyncHTTPClient
 from bentoml.exceptions import BentoMLException
 from PIL import Image
 
-from serving import model
-from serving.bundle import BundleError
-from serving.engine import Processors
+from serving import repository
 from serving.predictor import DeviceError, ModeError
+from serving.repository import RepositoryError
 from serving.settings import ROOT, Settings, SettingsError
 from serving.start import ServeConfig, announcement, run
+from tests.bundles import write_bundle
 from tests.pictures import GREEN, RED, declared_png, encoded, plain
 
 START_S = 40  # a busy machine; an idle one needs 3
@@ -232,7 +232,7 @@ def no_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*arguments: object) -> None:
         raise AssertionError("a server was started")
 
-    monkeypatch.setattr(os, "execve", start)
+    monkeypatch.setattr(runpy, "run_module", start)
 
 
 @pytest.mark.usefixtures("no_start")
@@ -249,7 +249,10 @@ def test_port_in_use_is_one_sentence(colours: Path):
 @pytest.mark.parametrize(
     ("fields", "fault", "message"),
     [
-        ({"bundle": Path("/nowhere")}, BundleError, "is not a bundle"),
+        ({"bundle": Path("/nowhere")}, RepositoryError, "is not a bundle"),
+        ({"modes": "single,best"}, ModeError, "unknown mode 'best'"),
+        ({"modes": "single"}, ModeError, r"'distilled' is not among .*name one of them"),
+        ({"modes": "single,"}, SettingsError, "commas between"),
         ({"mode": "best"}, ModeError, r"\['aggregated', 'distilled', 'single'\]"),
         ({"workers": 0}, SettingsError, "at least 1"),
         ({"port": 0}, SettingsError, "1 to 65535"),
@@ -273,15 +276,19 @@ def test_cuda_where_there_is_none_is_one_sentence(colours: Path, monkeypatch: py
         run(ServeConfig(colours, port=free_port(), device="cuda"))
 
 
-def test_announcement_can_be_pasted(colours: Path, processors: Processors):
-    loaded = model.load(Settings(colours), processors)
-    everywhere = announcement(ServeConfig(colours, host="0.0.0.0", port=80), loaded)
+def announced(folder: Path, **fields: object) -> str:
+    config = ServeConfig(folder, **fields)  # type: ignore[arg-type]
+    settings = Settings(folder)
+    return announcement(config, repository.check(repository.open_repository(settings), settings))
+
+
+def test_announcement_can_be_pasted(colours: Path, tmp_path: Path):
+    everywhere = announced(colours, host="0.0.0.0", port=80)
     assert "http://localhost:80/predict" in everywhere
-    assert "http://[::1]:81/" in announcement(ServeConfig(colours, host="::1", port=81), loaded)
-    loaded.predictor.manifest = replace(loaded.predictor.manifest, samples={})
-    assert "@image.png http://localhost:80/predict" in announcement(
-        ServeConfig(colours, host="0.0.0.0", port=80), loaded
-    )
+    assert "http://[::1]:81/" in announced(colours, host="::1", port=81)
+    without = write_bundle(tmp_path, samples={})
+    said = announced(without, host="0.0.0.0", port=80)
+    assert "@image.png http://localhost:80/predict" in said
     sample = re.search("@(.*) http", everywhere)
     assert sample is not None
     assert Path(sample[1]).read_bytes() == plain(RED)

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from serving import classification, form, model, pages, schemas
 from serving.engine import Processors
 from serving.payload import Item
 from serving.predictor import Predictor
+from serving.repository_state import STATE, State
 from serving.service import Service
 from serving.settings import Settings
 from tests.answers import error
@@ -224,6 +226,8 @@ def test_default_mode_is_else_the_bundles(tmp_path: Path, processors: Processors
         ("VIEWFOLD_MODE", "best", r"unknown mode 'best'.*\['aggregated', 'distilled', 'single'\]"),
         ("VIEWFOLD_DEVICE", "tpu", "unknown device 'tpu'.*'cuda'"),
         ("VIEWFOLD_WORKERS", "two", "VIEWFOLD_WORKERS is 'two'"),
+        ("VIEWFOLD_MODES", "best", "unknown mode 'best'"),
+        ("VIEWFOLD_WATCH", "yes", "VIEWFOLD_WATCH is 'yes'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_workers_start(
@@ -235,6 +239,12 @@ def test_what_cannot_work_is_refused_before_workers_start(
         Service.inner.check()
 
 
-def test_check_lets_pass_what_works(colours: Path, monkeypatch: pytest.MonkeyPatch):
+def test_check_lets_pass_what_works_and_writes_what_workers_follow(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("VIEWFOLD_BUNDLE", str(colours))
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
+    monkeypatch.setenv(STATE, "")  # set by check, and as it was after the test
     assert Service.inner.check() is None
+    wanted = State(Path(os.environ[STATE])).wanted()
+    assert (wanted.single, wanted.models) == ("colours", {"colours": 1})

@@ -18,7 +18,9 @@ def test_empty_variables_count_as_not_set():
 
 @pytest.mark.parametrize("mode", [None, "single"])
 def test_workers_read_what_the_starter_chose(tmp_path: Path, mode: str | None):
-    chosen = Settings(tmp_path, mode, "cpu", 3)
+    chosen = Settings(
+        tmp_path, mode, "cpu", 3, True, ("single", "aggregated"), watch=True, allow_load=True
+    )
     assert read(chosen.environment()) == chosen
 
 
@@ -35,6 +37,10 @@ def test_relative_folder_reaches_workers_absolute(tmp_path: Path, monkeypatch: p
         ("VIEWFOLD_WORKERS", "2.5"),
         ("VIEWFOLD_WORKERS", "²"),
         ("VIEWFOLD_DEVICE", "gpu"),
+        ("VIEWFOLD_MODES", "single,,aggregated"),
+        ("VIEWFOLD_WATCH", "yes"),
+        ("VIEWFOLD_ALLOW_LOAD", "on"),
+        ("VIEWFOLD_STRICT", "true"),
     ],
 )
 def test_value_that_cannot_be_is_named(variable: str, value: str):

@@ -1,0 +1,92 @@
+"""A watched folder: what changes in it is asked for by itself. One worker watches for all of them.
+
+A folder is looked at every second. What has changed and then stayed the same from one look to the next is asked to be
+loaded, whole or not: workers verify it, and keep what they have until it verifies. A model that was not there at
+several looks in a row is unloaded, since an export that replaces a bundle renames it away for a moment.
+"""
+
+import logging
+import threading
+from io import TextIOWrapper
+
+from serving.models import Models
+from serving.repository import Repository, Signature, head, signature
+from serving.repository_state import State, Wanted
+
+POLL_S = 1.0
+ABSENT_POLLS = 3  # looks in a row at which a model has to be missing to be unloaded
+
+_log = logging.getLogger("bentoml.viewfold")
+
+
+class Watcher:
+    """Asks for what changes in a repository, as long as no other worker does."""
+
+    def __init__(self, repository: Repository, state: State, models: Models) -> None:
+        self._repository = repository
+        self._state = state
+        self._models = models
+        self._lead: TextIOWrapper | None = None
+        self._last: dict[str, Signature] = {}  # at the look before
+        self._asked: dict[str, Signature] = {}  # when it was last asked for
+        self._absent: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+
+    def poll(self) -> None:
+        """Look once."""
+        self._lead = self._lead or self._state.try_lead()
+        if self._lead is None:
+            return
+        try:
+            present = self._repository.names()
+        except OSError as error:  # a folder on another machine may be away for a while
+            _log.warning("the models' folder cannot be read: %s", error.strerror)
+            return
+        wanted = self._state.wanted()
+        changed = [n for n in present if n not in wanted.unloaded and self._has_changed(n)]
+        if changed:
+            self._state.load(changed)
+        if gone := self._gone(present, wanted):
+            self._state.unload(gone, for_good=False)
+
+    def start(self) -> None:
+        """Look every second from now on."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._lead is not None:
+            self._lead.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(POLL_S):
+            try:
+                self.poll()
+            except Exception:  # one look that failed must not end the watching
+                _log.exception("the models' folder could not be watched")
+
+    def _has_changed(self, name: str) -> bool:
+        """Whether a model is another than when it was last asked for, and is not being written at the moment."""
+        found = signature(self._repository.folder(name))
+        last, self._last[name] = self._last.get(name), found
+        if found != last or found == self._asked.get(name):
+            return False
+        first = name not in self._asked
+        self._asked[name] = found
+        return not first or head(self._repository.folder(name)) != self._served(name)
+
+    def _served(self, name: str) -> tuple[str, str]:
+        served = self._models.all.get(name)
+        return ("", "") if served is None else (served.version, served.digest)
+
+    def _gone(self, present: list[str], wanted: Wanted) -> list[str]:
+        missing = set() if wanted.single else wanted.models.keys() - set(present)
+        self._absent = {name: self._absent.get(name, 0) + 1 for name in missing}
+        gone = [name for name, polls in self._absent.items() if polls >= ABSENT_POLLS]
+        for name in gone:
+            self._asked.pop(name, None)
+        return gone

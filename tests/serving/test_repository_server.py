@@ -1,0 +1,244 @@
+"""Models swapped under load, in real server processes: two workers, many clients, and not one wrong answer."""
+
+import os
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.settings import ROOT
+from tests.bundles import write_bundle, write_embedder, write_unloadable
+from tests.pictures import RED, plain
+from tests.serving.test_server import free_port, launch, serving, start_command
+
+pytestmark = pytest.mark.slow
+
+ENOUGH_S = 60  # a busy machine; an idle one needs 3
+FIRST, SECOND = ("red", "green", "blue"), ("rot", "gruen", "blau")
+
+
+@dataclass
+class Server:
+    """Two workers that watch a folder of models and let clients load them."""
+
+    url: str
+    models: Path
+    log: Path
+
+    def index(self) -> list[dict[str, Any]]:
+        response = httpx.post(f"{self.url}/v2/repository/index")
+        return list(response.json())
+
+    def post(self, name: str, what: str) -> httpx.Response:
+        return httpx.post(f"{self.url}/v2/repository/models/{name}/{what}", timeout=ENOUGH_S)
+
+    def wait_for(self, reached: Callable[[list[dict[str, Any]]], bool]) -> None:
+        end = time.monotonic() + ENOUGH_S
+        while not reached(found := self.index()):
+            assert time.monotonic() < end, found
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    models = folder / "models"
+    export(models / "a", FIRST)
+    write_embedder(models / "means")
+    port = free_port()
+    command = start_command(models, port, device="cpu", workers=2, watch=True, allow_load=True)
+    with serving(command, port, folder / "log") as url:
+        yield Server(url, models, folder / "log")
+
+
+@pytest.fixture
+def server(started: Server) -> Server:
+    """The server with the models a and means, in both workers."""
+    for folder in started.models.iterdir():
+        if folder.name != "means":
+            shutil.rmtree(folder)
+    export(started.models / "a", FIRST)
+    started.wait_for(lambda rows: started.post("a", "load").status_code == 200)
+    started.wait_for(
+        lambda rows: (
+            [(row["name"], row["state"], len(row["workers"])) for row in rows]
+            == [("a", "READY", 2), ("means", "READY", 2)]
+        )
+    )
+    assert label(started) == "red"
+    return started
+
+
+def export(bundle: Path, classes: tuple[str, ...]) -> None:
+    """Write a bundle as `viewfold export --overwrite` does: beside its place, then two renames."""
+    part, old = (bundle.with_name(f".{bundle.name}.{suffix}") for suffix in ("part", "old"))
+    write_bundle(part, classes=classes)
+    if bundle.exists():
+        bundle.rename(old)
+    part.rename(bundle)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def digests(rows: list[dict[str, Any]], name: str) -> set[str]:
+    """What all workers serve under a name; several where they differ."""
+    return {row["digest"] for row in rows if row["name"] == name and row["state"] == "READY"}
+
+
+def ask_until(url: str, end: Event) -> Counter[tuple[Any, ...]]:
+    """How often each answer came, by status, model, the label and all the labels."""
+    found: Counter[tuple[Any, ...]] = Counter()
+    data = plain(RED)
+    with httpx.Client(base_url=url, timeout=ENOUGH_S) as client:
+        while not end.is_set():
+            response = client.post("/predict?model=a", content=data)
+            answer = response.json()
+            labels = [entry["label"] for entry in answer.get("top", ())]
+            found[response.status_code, answer.get("model"), answer.get("label"), *labels] += 1
+    return found
+
+
+def test_swaps_under_load_answer_every_request_by_one_of_the_two(server: Server):
+    end = Event()
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(ask_until, server.url, end) for _ in range(8)]
+        try:
+            for turn in range(10):
+                before = digests(server.index(), "a")
+                export(server.models / "a", SECOND if turn % 2 == 0 else FIRST)
+                server.wait_for(
+                    lambda rows, before=before: (
+                        len(digests(rows, "a")) == 1 and digests(rows, "a") != before
+                    )
+                )
+        finally:
+            end.set()
+        found = sum((one.result() for one in asking), Counter())
+    assert set(found) == {
+        (200, "a", "red", "red", "green", "blue"),
+        (200, "a", "rot", "rot", "gruen", "blau"),
+    }
+    assert min(found.values()) > 20
+    assert httpx.post(f"{server.url}/predict?model=a", content=plain(RED)).json()["label"] == "red"
+
+
+def test_damaged_bundle_replaces_nothing_until_it_is_repaired(server: Server):
+    write_bundle(server.models / ".new", classes=SECOND)
+    good = (server.models / ".new" / "single.onnx").read_bytes()
+    (server.models / ".new" / "single.onnx").write_bytes(good[:-1] + b"?")
+    shutil.move(server.models / "a", server.models / ".old")
+    shutil.move(server.models / ".new", server.models / "a")
+    server.wait_for(lambda rows: "UNAVAILABLE" in {row["state"] for row in rows})
+    states = {(row["state"], row["reason"]) for row in server.index() if row["name"] == "a"}
+    assert ("READY", "") in states
+    assert any("single.onnx: sha256 does not match" in reason for _, reason in states)
+    assert label(server) == "red"
+    refused = server.post("a", "load")
+    assert refused.status_code == 400
+    assert "version 1 is served" in refused.json()["error"]
+    assert "a, version 1, cannot be served: single.onnx: sha256" in server.log.read_text()
+    (server.models / "a" / "single.onnx").write_bytes(good)
+    server.wait_for(lambda rows: {row["state"] for row in rows} == {"READY"})
+    assert label(server) == "rot"
+
+
+def label(server: Server) -> str:
+    answer = httpx.post(f"{server.url}/predict?model=a", content=plain(RED))
+    return str(answer.json()["label"])
+
+
+def test_models_come_and_go_by_http_in_all_workers_at_once(server: Server):
+    assert server.post("a", "unload").status_code == 200
+    for _ in range(20):  # whichever worker answers
+        answer = httpx.post(f"{server.url}/predict?model=a", content=plain(RED))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_model")
+    assert [m["name"] for m in httpx.get(f"{server.url}/models").json()["models"]] == ["means"]
+    write_bundle(server.models / "b" / "1", classes=FIRST)
+    write_bundle(server.models / "b" / "2", classes=SECOND)
+    assert server.post("b", "load").status_code == 200
+    for _ in range(20):
+        answer = httpx.post(f"{server.url}/predict?model=b", content=plain(RED))
+        assert answer.json()["label"] == "rot"
+    (row,) = [row for row in server.index() if row["name"] == "b"]
+    assert (row["version"], row["state"], len(row["workers"])) == ("2", "READY", 2)
+    assert len({worker["generation"] for worker in row["workers"]}) == 1
+
+
+def test_model_that_is_deleted_is_unloaded_and_one_that_is_copied_is_loaded(server: Server):
+    shutil.rmtree(server.models / "a")
+    shutil.copytree(write_bundle(server.models.parent / "new"), server.models / "c")
+    server.wait_for(lambda rows: [row["name"] for row in rows] == ["c", "means"])
+    documents = httpx.get(f"{server.url}/docs.json").json()
+    parameters = documents["paths"]["/predict"]["post"]["parameters"]
+    assert "model" in {parameter["name"] for parameter in parameters}
+
+
+def test_metrics_know_names_by_their_template(server: Server):
+    for number in range(5):
+        assert server.post(f"stranger{number}", "load").status_code == 404
+    metrics = httpx.get(f"{server.url}/metrics").text
+    assert "stranger" not in metrics
+    assert 'endpoint="/v2/repository/models/{name}/load",http_response_code="404"' in metrics
+
+
+@contextmanager
+def unready(bundle: Path, log: Path, **fields: object) -> Iterator[str]:
+    """A server that answers and is not ready."""
+    port = free_port()
+    process = launch(start_command(bundle, port, device="cpu", **fields), log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        end = time.monotonic() + ENOUGH_S
+        while "cannot be served" not in log.read_text() or not answers(url):
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        yield url
+        assert process.poll() is None
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/livez").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_graph_that_cannot_be_loaded_is_a_sentence_and_no_restarts(tmp_path: Path):
+    log = tmp_path / "log"
+    with unready(write_unloadable(tmp_path / "bundle"), log, watch=True) as url:
+        assert httpx.get(f"{url}/readyz").status_code == 503
+        assert httpx.post(f"{url}/predict", content=plain(RED)).status_code == 503
+        assert httpx.get(f"{url}/").status_code == 200
+        time.sleep(11)  # BentoML looks for dead workers every 10 s
+        text = log.read_text()
+        assert text.count("distilled.onnx: onnxruntime cannot load it") == 1
+        assert "Traceback" not in text
+        export(tmp_path / "bundle", FIRST)
+        end = time.monotonic() + ENOUGH_S
+        while httpx.get(f"{url}/readyz").status_code != 200:
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        assert httpx.post(f"{url}/predict", content=plain(RED)).json()["label"] == "red"
+
+
+def test_plain_bentoml_serve_takes_a_folder_of_models(tmp_path: Path):
+    write_bundle(tmp_path / "models" / "a" / "7")
+    write_embedder(tmp_path / "models" / "means")
+    port = free_port()
+    command = ["-m", "bentoml", "serve", str(ROOT), "--port", str(port), "--host", "127.0.0.1"]
+    with serving(command, port, tmp_path / "log", VIEWFOLD_BUNDLE="models") as url:
+        found = httpx.get(f"{url}/models").json()["models"]
+        assert [(one["name"], one["version"]) for one in found] == [("a", "7"), ("means", "1")]
+        assert httpx.post(f"{url}/v2/repository/models/a/unload").status_code == 403
