@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,14 +127,7 @@ def _write_graphs(
     progress: Progress,
 ) -> Manifest:
     """Convert every graph, and write them and the samples. What verification will find out is still empty."""
-    problem = subject.run.problem
-    facts = {
-        "name": subject.name,
-        "task": "classify",
-        "classes": problem.classes,
-        "image": dataclasses.asdict(problem.image),
-        "transformations": tuple(t.name for t in that_looks(subject.networks).transformations),
-    }
+    facts = _facts(subject)
     models = {}
     for name, graph in graphs.items():
         watch, count = Stopwatch(), graph.forward_passes
@@ -148,7 +142,7 @@ def _write_graphs(
     written = {name: _described(graph, files[name]) for name, graph in graphs.items()}
     rest, auto = written.pop(AUTO_REST, None), fitted.auto
     return Manifest(
-        **facts,  # type: ignore[arg-type]
+        **facts,
         modes=written,
         default_mode=subject.default_mode,
         parity={},
@@ -158,6 +152,18 @@ def _write_graphs(
         auto=None if auto is None else dataclasses.replace(auto, rest=rest),
         calibration=fitted.calibration,
     )
+
+
+def _facts(subject: Subject) -> dict[str, Any]:
+    """What is true of every graph."""
+    problem = subject.run.problem
+    return {
+        "name": subject.name,
+        "task": "classify",
+        "classes": problem.classes,
+        "image": dataclasses.asdict(problem.image),
+        "transformations": tuple(t.name for t in that_looks(subject.networks).transformations),
+    }
 
 
 def _described(graph: Shipped, file: Path) -> Mode:
@@ -191,8 +197,7 @@ def _verify(
     findings.raise_failures()
     size = at_once(networks, run.problem.image)
     logits, labels = class_logits(networks, shown.batches, batch_size=size)
-    temperatures = {name: mode.temperature for name, mode in manifest.modes.items()}
-    expected = _softened(logits, temperatures)
+    expected = _softened(logits, {name: mode.temperature for name, mode in manifest.modes.items()})
     served = verify.serve(
         Predictor(written, device="cpu"), shown.split, manifest.mode_names, progress
     )

@@ -130,6 +130,7 @@ def _skip_round_trips(graph: GraphProto) -> None:
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept.values()]
     del graph.node[:]
     graph.node.extend(nodes)
+    del graph.value_info[:]  # the types of what lies between, which are no longer those
 
 
 def _target(attributes: Sequence[onnx.AttributeProto]) -> int | None:

@@ -139,6 +139,16 @@ def test_one_pass_that_is_as_good_never_escalates():
     assert (chosen.threshold, chosen.forward_passes) == (0, 1)
 
 
+def test_being_better_than_aggregated_is_not_paid_for():
+    # the first pass is right where it is sure, all copies where it is not: half in doubt would be perfect
+    first = torch.tensor([[0.6, 0.4]] * 5 + [[0.1, 0.9]] * 5)
+    aggregated = torch.tensor([[0.1, 0.9]] * 5 + [[0.9, 0.1]] * 5)
+    labels = torch.ones(10, dtype=torch.int64)
+    curve = escalation_curve(first, aggregated, labels, rest_passes=3)
+    assert curve.correct.tolist() == [5, 10, 5]
+    assert least_passes(curve).threshold == 0
+
+
 def test_one_pass_that_is_sure_and_wrong_always_escalates():
     first = torch.tensor([[0.99, 0.01]] * 4 + [[1.0, 0.0]])
     labels = torch.ones(5, dtype=torch.int64)

@@ -98,6 +98,17 @@ def test_fp16_halves_the_weights(models: dict[str, ModelProto]):
     assert weights(lowered) < 0.55 * weights(models["distilled"])
 
 
+def test_fp16_decides_in_fp32(models: dict[str, ModelProto]):
+    graph = onnx.shape_inference.infer_shapes(lower(models["aggregated"], "fp16", [])).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    decisive = [node for node in graph.node if node.op_type in ("Sub", "Softmax", "MatMul")]
+    assert len(decisive) >= 3
+    found = {types[node.input[0]] for node in decisive} - {TensorProto.INT64}  # sizes
+    assert found == {TensorProto.FLOAT}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert {types[node.input[0]] for node in convolutions} == {TensorProto.FLOAT16}
+
+
 def test_fp16_takes_no_round_trip_where_all_is_in_fp32(models: dict[str, ModelProto]):
     graph = lower(models["aggregated"], "fp16", []).graph
     casts = {node.output[0] for node in graph.node if node.op_type == "Cast" and to_half(node)}
