@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from serving.engine import Answer, Votes
@@ -14,7 +13,7 @@ from serving.errors import RequestError, from_image_error, item_error
 from serving.form import Form
 from serving.images import ImageError, Pixels, encode_png
 from serving.model import Model, mode_of
-from serving.predictor import Answers
+from serving.modes import best
 
 DEFAULT_TOP_K = 5
 
@@ -74,11 +73,6 @@ def _entries(model: Model, answer: Answer, count: int) -> Iterator[dict[str, Any
         if answer.votes is not None:
             entry["votes"] = _votes(model, answer.votes, place)
         yield entry
-
-
-def best(probabilities: Answers, count: int) -> NDArray[np.intp]:
-    """The most probable classes, best first, the earlier one of two that are equal: (..., N) to (..., count)."""
-    return (-probabilities).argsort(axis=-1, kind="stable")[..., :count]
 
 
 def _votes(model: Model, votes: Votes, place: int) -> list[dict[str, Any]]:

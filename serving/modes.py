@@ -59,6 +59,11 @@ def graphs_of(manifest: Manifest, mode: str) -> tuple[str, ...]:
     return (manifest.auto.first, AGGREGATED if manifest.auto.rest is None else AUTO_REST)
 
 
+def best(probabilities: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """The most probable classes, best first, the earlier one of two that are equal: (..., N) to (..., count)."""
+    return (-probabilities).argsort(axis=-1, kind="stable")[..., :count]
+
+
 def _auto(manifest: Manifest, auto: Auto, images: Pixels) -> Asking:
     """One pass for all images, the rest for those in doubt."""
     wanted = [PROBABILITIES] if auto.rest is None else [PROBABILITIES, IDENTITY_LOGITS]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.responses import Response
 
-from serving.classification import best
+from serving.modes import best
 from serving.predictor import Answers
 
 HEADER_LENGTH = "inference-header-content-length"

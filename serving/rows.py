@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.modes import best as most_probable
 from serving.offline import Answer, OfflineError, Row
 
 Kind = Literal["text", "place", "share", "shares", "top"]
@@ -67,7 +68,7 @@ class Layout:
         return dict(zip(self.columns, self._values(path, answer), strict=True))
 
     def _values(self, path: str, answer: NDArray[np.float32]) -> Iterator[Any]:
-        order = np.argsort(-answer, kind="stable")[: self.top_k].tolist()
+        order = most_probable(answer, self.top_k).tolist()
         shares = _short(answer) if self.probabilities else None
         best = dict(zip(order, _short(answer[order]), strict=True))
         yield from (path, self.classes[order[0]], order[0], best[order[0]])

@@ -242,7 +242,8 @@ def test_description_has_dimensions_in_place_of_classes(
 
 def test_document_describes_embed_in_place_of_predict(encoder: Model):
     document = openapi.document(model.describe(encoder))
-    assert set(document["paths"]) == {"/embed", "/models", "/livez", "/readyz", "/metrics"}
+    own = {path for path in document["paths"] if not path.startswith("/v2")}
+    assert own == {"/embed", "/models", "/livez", "/readyz", "/metrics"}
     operation = document["paths"]["/embed"]["post"]
     assert [entry["name"] for entry in operation["parameters"]] == ["mode", "normalize"]
     body = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]

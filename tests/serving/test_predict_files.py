@@ -1,5 +1,6 @@
 """`viewfold predict`: images and folders into one table."""
 
+import asyncio
 import csv
 import json
 import os
@@ -14,7 +15,11 @@ import tyro
 
 from serving import limits, model, tables
 from serving.bundle import BundleError
+from serving.classification import classify
+from serving.engine import Processors
+from serving.form import Form
 from serving.offline import OfflineError
+from serving.payload import Item
 from serving.predict_files import PredictConfig, predict
 from serving.predictor import ModeError, Predictor
 from serving.settings import Settings
@@ -71,17 +76,21 @@ def test_rows_follow_the_paths_and_a_file_counts_whatever_it_is_called(config: P
 
 
 @pytest.mark.parametrize("out", ["out.csv", "out.jsonl", "out.parquet"])
-def test_every_format_says_what_a_request_would_be_answered(config: PredictConfig, out: str):
+def test_every_format_says_what_a_request_would_be_answered(
+    config: PredictConfig, out: str, processors: Processors
+):
     if out.endswith("parquet"):
         pytest.importorskip("pyarrow", reason="an optional extra")
     spoil(many(Path("photos"), 3))
     predict(replace(config, out=out, top_k=2, probabilities=True, skip_unreadable=True))
-    loaded = model.load(Settings(config.bundle, device="cpu"))
+    loaded = model.load(Settings(config.bundle, device="cpu"), processors)
     rows = {row["path"]: row for row in read(out)}
     assert len(rows) == 6
     for name in ("000", "001", "002"):
         row = rows[f"photos/{name}.png"]
-        answer = model.classify(loaded, Path(row["path"]).read_bytes(), None, 3)
+        item = Item(Path(row["path"]).read_bytes())
+        form = Form((item,), many=False, model=None, mode=None, top_k=3, explain=None)
+        answer = asyncio.run(classify(loaded, form))
         first, second, _ = answer["top"]
         assert (row["label"], int(row["index"])) == (answer["label"], answer["index"])
         assert float(row["confidence"]) == pytest.approx(answer["confidence"], abs=1e-7)

@@ -185,7 +185,7 @@ def test_mode_has_to_fit_every_model(tmp_path: Path):
 def test_only_the_modes_asked_for_are_loaded(colours: Path, processors: Processors):
     settings = Settings(colours, device="cpu", modes=("single", "distilled"))
     loaded = model.load(settings, processors)
-    assert list(model.describe(loaded)["modes"]) == ["distilled", "single"]
+    assert set(model.describe(loaded)["modes"]) == {"distilled", "single"}
     assert not loaded.engine.explains
     with pytest.raises(model.RequestError, match=r"has \['distilled', 'single'\]"):
         model.mode_of(loaded, "aggregated")
