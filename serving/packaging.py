@@ -9,18 +9,21 @@ from typing import Any
 from bentoml.exceptions import BentoMLException
 from bentoml.images import Image
 
-from serving import bundle
-from serving.settings import ROOT
+from serving import repository
+from serving.bundle import BundleError
+from serving.repository import RepositoryError
+from serving.settings import ROOT, Settings
 
 
 class BundledImage(Image):  # type: ignore[misc]  # BentoML's SDK is not typed
-    """The environment of a Bento; building one without a whole bundle fails."""
+    """The environment of a Bento; building one fails where a bundle is missing or not whole."""
 
     def freeze(self, bento_fs: Path, *args: Any, **kwargs: Any) -> Any:
         """BentoML's own, after a look at the bundle that was copied into the Bento."""
         try:
-            bundle.read(bento_fs / "src" / "bundle")
-        except bundle.BundleError as error:
+            settings = Settings(bento_fs / "src" / "bundle", device="cpu", strict=True)
+            repository.check(repository.open_repository(settings), settings)
+        except (BundleError, RepositoryError) as error:
             raise BentoMLException(f"the folder bundle/ cannot go into a Bento: {error}") from None
         return super().freeze(bento_fs, *args, **kwargs)
 

@@ -124,9 +124,9 @@ def versions(folder: Path) -> list[tuple[str, Path]]:
 
 
 def signature(folder: Path) -> Signature:
-    """What tells whether anything in a folder has changed: every file's name, inode, size and time."""
+    """What tells whether any version in a folder has changed: every file's name, inode, size and time."""
     found = []
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(path for _, place in versions(folder) for path in place.rglob("*")):
         try:
             about = path.stat()
         except OSError:  # gone meanwhile

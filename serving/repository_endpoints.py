@@ -104,7 +104,7 @@ def index(repository: Repository, reports: Iterable[Report]) -> list[dict[str, A
         for entry in report.entries:
             rows[entry].append({"pid": report.pid, "generation": report.generation})
     known = {entry.name for entry in rows}
-    for name in repository.names():
+    for name in _names(repository):
         if name not in known:
             version, _ = next(iter(versions(repository.folder(name))), ("", None))
             rows[Entry(name, version, UNAVAILABLE, "unloaded")] = []
@@ -113,7 +113,7 @@ def index(repository: Repository, reports: Iterable[Report]) -> list[dict[str, A
 
 
 async def _load(repository: Repository, state: State, name: str) -> None:
-    there = await asyncio.to_thread(repository.names)
+    there = await asyncio.to_thread(_names, repository)
     if name not in there:
         raise RequestError(404, "unknown_model", f"there is no model {name!r}; choose from {there}")
     reports = await _all_reach(state, await asyncio.to_thread(state.load, [name]))
@@ -156,6 +156,13 @@ async def _all_reach(state: State, generation: int) -> list[Report]:
                 "they go on with it, see the index",
             )
         await asyncio.sleep(_LOOK_S)
+
+
+def _names(repository: Repository) -> list[str]:
+    try:
+        return repository.names()
+    except OSError:  # a folder on another machine may be away for a while
+        return []
 
 
 def _parse(body: bytes) -> dict[str, Any]:

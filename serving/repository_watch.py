@@ -30,6 +30,7 @@ class Watcher:
         self._last: dict[str, Signature] = {}  # at the look before
         self._asked: dict[str, Signature] = {}  # when it was last asked for
         self._absent: dict[str, int] = {}
+        self._away = False  # the folder itself
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
@@ -41,8 +42,11 @@ class Watcher:
         try:
             present = self._repository.names()
         except OSError as error:  # a folder on another machine may be away for a while
-            _log.warning("the models' folder cannot be read: %s", error.strerror)
+            if not self._away:
+                _log.warning("the models' folder cannot be read: %s", error.strerror)
+            self._away = True
             return
+        self._away = False
         wanted = self._state.wanted()
         changed = [n for n in present if n not in wanted.unloaded and self._has_changed(n)]
         if changed:

@@ -51,7 +51,7 @@ class Follower:
 
     def follow(self) -> None:
         """Load and unload what has come to be wanted since the last time."""
-        self._stamp = self.state.stamp()
+        stamp = self.state.stamp()
         wanted = self.state.wanted()
         before = self.models.all
         for name in self._done.keys() - wanted.models.keys():
@@ -64,6 +64,7 @@ class Follower:
             self._changed()
         self._generation = wanted.generation
         self._report()
+        self._stamp = stamp
 
     def start(self) -> None:
         """Follow from now on."""
@@ -77,13 +78,15 @@ class Follower:
         self._counted.close()
 
     def _run(self) -> None:
+        said = ""
         while not self._stop.wait(FOLLOW_S):
             try:
                 if self.state.stamp() != self._stamp:
                     self.follow()
-            except OSError as error:
-                _log.error("models are not followed any more: %s", error)
-                return
+            except Exception as error:  # a full disk must not end the following for good
+                if repr(error) != said:
+                    _log.exception("what is wanted cannot be followed for now")
+                said = repr(error)
 
     def _load(self, name: str) -> None:
         current, known = self.models.all.get(name), self._entries.get(name, [])

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shlex
 import socket
 import sys
 from dataclasses import dataclass
@@ -112,8 +113,8 @@ def _example(seen: Seen, url: str, *, named: bool) -> str:
     example = next(iter(manifest.samples), None)
     picture = "image.png" if example is None else seen.bundle.folder / example
     address = f"{url}{ADDRESSES[manifest.task]}"
-    asked = f"'{address}?model={quote(seen.name)}'" if named else address
-    return f"curl --data-binary @{picture} {asked}"
+    asked = f"{address}?model={quote(seen.name)}" if named else address
+    return shlex.join(["curl", "--data-binary", f"@{picture}", asked])
 
 
 def _settings(config: ServeConfig) -> Settings:

@@ -52,6 +52,15 @@ def test_hidden_and_other_folders_are_no_models(tmp_path: Path):
     assert Repository(tmp_path).names() == ["a"]
 
 
+def test_change_behind_a_link_is_seen(tmp_path: Path):
+    write_bundle(tmp_path / "kept")
+    (tmp_path / "models" / "a").mkdir(parents=True)
+    (tmp_path / "models" / "a" / "1").symlink_to(tmp_path / "kept")
+    before = repository.signature(tmp_path / "models" / "a")
+    spoil(tmp_path / "kept")
+    assert repository.signature(tmp_path / "models" / "a") != before
+
+
 def test_bundle_by_itself_is_called_as_its_manifest_says(colours: Path):
     found = open_repository(Settings(colours))
     assert (found.names(), found.folder("colours")) == (["colours"], colours)

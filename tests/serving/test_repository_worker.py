@@ -5,6 +5,7 @@ import gc
 import logging
 import shutil
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -211,12 +212,15 @@ def test_model_that_is_away_for_a_moment_stays(worker: Worker):
     assert list(worker.models.all) == ["a"]
 
 
-def test_models_stay_where_the_whole_folder_is_away(worker: Worker):
+def test_models_stay_where_the_whole_folder_is_away(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+):
     put(worker.root / "a")
     worker.look()
     worker.root.rename(worker.root.with_name("away"))
     worker.look(ABSENT_POLLS + 1)
     assert list(worker.models.all) == ["a"]
+    assert caplog.text.count("folder cannot be read: No such file or directory") == 1
     worker.root.with_name("away").rename(worker.root)
 
 
@@ -245,6 +249,47 @@ def test_one_worker_watches_for_all_until_it_ends(worker: Worker):
         other.poll()
     assert list(worker.state.wanted().models) == ["a"]
     other.close()
+
+
+def test_new_leader_asks_only_for_what_is_not_served(worker: Worker):
+    put(worker.root / "a")
+    put(worker.root / "b")
+    worker.state.load(["a", "b"])
+    worker.follower.follow()
+    put(worker.root / "b", "x", "y", "z")
+    worker.look(3)
+    assert worker.loads == ["a", "b", "b"]
+    assert worker.state.wanted().models == {"a": 2, "b": 3}
+
+
+def test_following_goes_on_after_a_fault(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    failed = threading.Event()
+
+    def fail(generation: int, entries: object) -> None:
+        failed.set()
+        raise OSError(28, "No space left on device")
+
+    put(worker.root / "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.state, "report", fail)
+        generation = worker.state.load(["a"])
+        worker.follower.start()
+        assert failed.wait(20)
+    end = time.monotonic() + 20
+    while worker.state.reports()[0].generation < generation:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert "what is wanted cannot be followed for now" in caplog.text
+
+
+def test_same_fault_is_logged_once(worker: Worker, caplog: pytest.LogCaptureFixture):
+    (write_bundle(worker.root / "a") / "single.onnx").unlink()
+    for _ in range(3):
+        worker.state.load(["a"])
+        worker.follower.follow()
+    assert caplog.text.count("single.onnx is missing from a") == 1
 
 
 def test_threads_follow_and_watch_by_themselves(worker: Worker, monkeypatch: pytest.MonkeyPatch):

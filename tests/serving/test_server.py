@@ -23,7 +23,7 @@ from serving.predictor import DeviceError, ModeError
 from serving.repository import RepositoryError
 from serving.settings import ROOT, Settings, SettingsError
 from serving.start import ServeConfig, announcement, run
-from tests.bundles import write_bundle
+from tests.bundles import write_bundle, write_embedder
 from tests.pictures import GREEN, RED, declared_png, encoded, plain
 
 START_S = 40  # a busy machine; an idle one needs 3
@@ -292,6 +292,19 @@ def test_announcement_can_be_pasted(colours: Path, tmp_path: Path):
     sample = re.search("@(.*) http", everywhere)
     assert sample is not None
     assert Path(sample[1]).read_bytes() == plain(RED)
+
+
+def test_announcement_of_several_models_names_each_and_what_is_not_served(tmp_path: Path):
+    write_bundle(tmp_path / "a model" / "2")
+    write_embedder(tmp_path / "means")
+    (write_bundle(tmp_path / "odd") / "single.onnx").unlink()
+    said = announced(tmp_path, port=80)
+    assert "a model: 3 classes, on cpu\nmodes (forward passes): distilled (1), single (1)" in said
+    assert "means: embeddings of 3 numbers, on cpu" in said
+    assert "odd, version 1: not served: single.onnx is missing from odd;" in said
+    picture = tmp_path / "a model" / "2" / "samples" / "red.png"
+    url = "http://127.0.0.1:80/predict?model=a%20model"
+    assert f"curl --data-binary '@{picture}' '{url}'" in said
 
 
 def test_importing_the_service_needs_no_bundle_and_no_torch(tmp_path: Path):
