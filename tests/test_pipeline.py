@@ -5,7 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -58,6 +61,28 @@ def test_http_answers_what_torch_says(tmp_path: Path):
             assert answer.json()["mode"] == "distilled"
         model = httpx.get(f"{url}/models", timeout=30).json()["models"][0]
         assert model["modes"]["aggregated"]["forward_passes"] == 4
+        assert_company_changes_nothing(url, [encode_png(Image.fromarray(i)) for i in images])
+
+
+def assert_company_changes_nothing(url: str, files: list[bytes]) -> None:
+    """What is run together with others is answered as it is alone."""
+
+    def probabilities(answer: Any) -> list[float]:
+        found = {entry["label"]: entry["probability"] for entry in answer["top"]}
+        return [found[name] for name in CLASSES]
+
+    def ask(address: str, data: bytes) -> list[float]:
+        return probabilities(httpx.post(address, content=data, timeout=30).json())
+
+    for mode in ("distilled", "aggregated", "auto"):
+        address = f"{url}/predict?top_k=3&mode={mode}"
+        expected = [ask(address, data) for data in files]
+        with ThreadPoolExecutor(8) as pool:
+            found = [*pool.map(partial(ask, address), files * 8)]
+        np.testing.assert_allclose(found, expected * 8, atol=1e-5)
+        several = [("image", data) for data in files]
+        together = httpx.post(address, files=several, timeout=30).json()["predictions"]
+        np.testing.assert_allclose([probabilities(a) for a in together], expected, atol=1e-5)
 
 
 def test_embeddings_are_what_torch_says_over_http_and_of_a_folder(tmp_path: Path):

@@ -1,0 +1,86 @@
+"""A loaded bundle's modes as coroutines, together with other requests."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.bundle import read
+from serving.engine import Answer, Engine, Processors
+from serving.limits import images_at_once
+from serving.predictor import Predictor
+from tests.bundles import SIZE, write_auto
+from tests.pictures import GREEN, RED
+
+DIM = (100, 90, 80)  # one pass is not sure
+
+
+def pictures(*colours: tuple[int, int, int]) -> np.ndarray:
+    """(n, H, W, 3) uint8, of one colour each."""
+    return np.stack([np.full((SIZE, SIZE, 3), colour, dtype=np.uint8) for colour in colours])
+
+
+def loaded(folder: Path, **options: Any) -> Predictor:
+    return Predictor(read(write_auto(folder, **options)), device="cpu", threads=2, concurrent=True)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_auto_answers_as_the_predictor_alone_does(
+    tmp_path: Path, processors: Processors, shared: bool
+):
+    predictor = loaded(tmp_path, shared=shared)
+    images = pictures(RED, DIM, GREEN, DIM)
+    found = asyncio.run(Engine(predictor, processors.batcher).answer(images, "auto"))
+    expected = predictor.answer(images, "auto")
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-6)
+    assert (
+        found.passes.tolist() == expected.passes.tolist() == [1, dear := 4 + (not shared), 1, dear]
+    )
+
+
+def test_images_in_doubt_of_several_requests_do_not_mix(tmp_path: Path, processors: Processors):
+    predictor = loaded(tmp_path)
+    engine = Engine(predictor, processors.batcher)
+    asked = [
+        pictures(*[(RED, DIM, GREEN)[(k + i) % 3] for i in range(1 + k % 4)]) for k in range(60)
+    ]
+
+    async def ask() -> list[Answer]:
+        return await asyncio.gather(*(engine.answer(images, "auto") for images in asked))
+
+    for images, found in zip(asked, asyncio.run(ask()), strict=True):
+        expected = predictor.answer(images, "auto")
+        np.testing.assert_allclose(found.values, expected.values, atol=1e-5)
+        assert found.passes.tolist() == expected.passes.tolist()
+
+
+def test_more_images_than_fit_are_run_in_parts_and_keep_their_order(
+    tmp_path: Path, processors: Processors
+):
+    predictor = loaded(tmp_path)
+    images = pictures(
+        *[(RED, DIM, GREEN)[k % 3] for k in range(3 * images_at_once(predictor.spec))]
+    )
+    found = asyncio.run(Engine(predictor, processors.batcher).answer(images, "aggregated"))
+    np.testing.assert_allclose(found.values, predictor.predict(images, "aggregated"), atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["distilled", "aggregated", "auto"])
+def test_votes_do_not_change_the_answer(tmp_path: Path, processors: Processors, mode: str):
+    engine = Engine(loaded(tmp_path), processors.batcher)
+    images = pictures(RED, DIM)
+
+    async def ask() -> tuple[Answer, Answer]:
+        return await engine.answer(images, mode), await engine.answer(
+            images, mode, explain="copies"
+        )
+
+    plain, explained = asyncio.run(ask())
+    np.testing.assert_allclose(plain.values, explained.values, atol=1e-6)
+    assert plain.votes is None
+    assert explained.votes is not None
+    assert explained.votes.probabilities.shape[:2] == (2, 4)
+    assert explained.votes.copies is not None
+    np.testing.assert_array_equal(explained.votes.copies[:, 0], images)
