@@ -1,23 +1,23 @@
 """The outermost layer of the server, around everything that BentoML builds.
 
 It gives every request an id, turns every error into the one shape of `errors`, and lets only known addresses
-through under their own name: BentoML's metrics keep a series for each address asked for, so strangers who try
+through under a name that is known: BentoML's metrics keep a series for each address asked for, so strangers who try
 addresses would fill the memory, and its own index page loads scripts from outside.
 """
 
 import logging
 import re
 import uuid
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import bentoml
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import errors
-from serving.addresses import PATH_NAMES, Addresses
+from serving import errors, repository_endpoints
+from serving.addresses import Addresses
 from serving.pages import PAGES
-from serving.repository_endpoints import INDEX, LOAD, UNLOAD
 
 T = TypeVar("T")
 
@@ -25,7 +25,6 @@ _log = logging.getLogger(
     "bentoml.viewfold"
 )  # below BentoML's, whose handlers write to the server's log
 
-UNKNOWN = "/unknown"  # what every unknown address becomes, so that metrics count them together
 _BENTOML_PATHS = ("/livez", "/healthz", "/readyz", "/metrics", "/schema.json")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _KEPT_HEADERS = ("allow", "retry-after")
@@ -37,16 +36,16 @@ class GatedService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's SDK i
     def to_asgi(self, is_main: bool = True) -> Any:
         """The application that BentoML's workers, and tests, run."""
         paths = {method.route for method in self.apis.values()}
-        paths.update(_BENTOML_PATHS, PAGES, [INDEX])
-        return Gate(super().to_asgi(is_main=is_main), Addresses(paths, [LOAD, UNLOAD]))
+        paths.update(_BENTOML_PATHS, PAGES, repository_endpoints.ADDRESSES)
+        return Gate(super().to_asgi(is_main=is_main), paths)
 
 
 class Gate:
     """An ASGI application around another one; the module's first lines say what it does."""
 
-    def __init__(self, app: ASGIApp, addresses: Addresses) -> None:
+    def __init__(self, app: ASGIApp, templates: Iterable[str]) -> None:
         self._app = app
-        self._addresses = addresses
+        self._addresses = Addresses(templates)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass the server's start and stop on."""
@@ -55,10 +54,14 @@ class Gate:
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
         else:
-            path = scope["path"].rstrip("/") or "/"
+            template, names = self._addresses.find(scope["path"])
             request_id = _request_id(Headers(scope=scope).get(errors.REQUEST_ID, ""))
-            known, names = self._addresses.find(path) or (UNKNOWN, {})
-            inner = {**scope, "path": known, errors.REQUEST_ID: request_id, PATH_NAMES: names}
+            inner = {
+                **scope,
+                "path": template,
+                "path_params": names,
+                errors.REQUEST_ID: request_id,
+            }
             await self._app(inner, receive, _Answer(send, request_id))
 
 

@@ -18,7 +18,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import errors, form
-from serving.addresses import PATH_NAMES
 from serving.errors import RequestError
 from serving.repository import Repository, versions
 from serving.repository_state import READY, UNAVAILABLE, Entry, Report, State
@@ -26,6 +25,7 @@ from serving.repository_state import READY, UNAVAILABLE, Entry, Report, State
 INDEX = "/v2/repository/index"
 LOAD = "/v2/repository/models/{name}/load"
 UNLOAD = "/v2/repository/models/{name}/unload"
+ADDRESSES = frozenset({INDEX, LOAD, UNLOAD})
 
 WAIT_S = 30.0  # for all workers; well below BentoML's own timeout
 _LOOK_S = 0.05
@@ -79,13 +79,13 @@ class RepositoryEndpoints:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
-        if scope["type"] != "http" or scope["path"] not in (INDEX, LOAD, UNLOAD):
+        if scope["type"] != "http" or scope["path"] not in ADDRESSES:
             await self._app(scope, receive, send)
             return
         try:
             if scope["method"] != "POST":
                 raise errors.from_status(405)
-            name = scope[PATH_NAMES].get("name", "")
+            name = scope["path_params"].get("name", "")
             body = (await form.receive(scope, receive)).body
             response = _response(await self._desk.answer(scope["path"], name, body))
         except RequestError as error:

@@ -9,18 +9,17 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from serving import model, repository_endpoints
-from serving.addresses import Addresses
 from serving.engine import Processors
 from serving.gate import Gate
 from serving.models import Models
 from serving.repository import Repository
-from serving.repository_endpoints import INDEX, LOAD, UNLOAD, Desk, RepositoryEndpoints
+from serving.repository_endpoints import ADDRESSES, Desk, RepositoryEndpoints
 from serving.repository_state import State
 from serving.repository_worker import Follower
 from serving.settings import Settings
 from tests.bundles import write_bundle
 
-ADDRESSES = Addresses([INDEX, "/other"], [LOAD, UNLOAD])
+KNOWN = [*ADDRESSES, "/other"]
 
 
 class Served:
@@ -45,7 +44,7 @@ class Served:
         desk = Desk()
         desk.open(Repository(root), self.state, allow_load=allow)
         app = RepositoryEndpoints(PlainTextResponse("passed on"), desk)
-        self.client = TestClient(Gate(app, ADDRESSES))
+        self.client = TestClient(Gate(app, KNOWN))
 
     def rows(self, **body: object) -> list[tuple[str, str, str, str]]:
         found = self.client.post("/v2/repository/index", json=body).json()
@@ -192,11 +191,3 @@ def test_before_anything_is_loaded_the_answer_is_unavailable():
     response = TestClient(app).post("/v2/repository/index")
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
-
-
-def test_addresses_are_known_by_their_template():
-    found = Addresses(["/models"], ["/models/{name}/load"])
-    assert found.find("/models") == ("/models", {})
-    assert found.find("/models/a b/load") == ("/models/{name}/load", {"name": "a b"})
-    for stranger in ("/models/a/b/load", "/models//load", "/models/a/loads", "/other"):
-        assert found.find(stranger) is None
