@@ -172,6 +172,27 @@ def test_model_that_is_deleted_is_unloaded_and_one_that_is_copied_is_loaded(serv
     assert "model" in {parameter["name"] for parameter in parameters}
 
 
+def test_killed_workers_come_back_with_what_is_wanted(server: Server):
+    """Both are killed in turn, so that the one that watches is among them."""
+    assert server.post("means", "unload").status_code == 200
+    for pid in sorted(served_by(server.index())):
+        os.kill(pid, signal.SIGKILL)
+        server.wait_for(lambda rows, pid=pid: pid not in served_by(rows) and both_serve_a(rows))
+    replace_bundle(server.models / "a", classes=SECOND)
+    server.wait_for(lambda rows: label(server) == "rot" and both_serve_a(rows))
+    assert server.post("means", "load").status_code == 200
+
+
+def served_by(rows: list[dict[str, Any]]) -> set[int]:
+    return {worker["pid"] for row in rows for worker in row["workers"]}
+
+
+def both_serve_a(rows: list[dict[str, Any]]) -> bool:
+    """Whether two workers serve the model a, and nobody anything else."""
+    served = [(row["name"], row["state"]) for row in rows if row["workers"]]
+    return served == [("a", "READY")] and len(served_by(rows)) == 2
+
+
 def test_metrics_know_names_by_their_template(server: Server):
     for number in range(5):
         assert server.post(f"stranger{number}", "load").status_code == 404
