@@ -15,10 +15,9 @@ import bentoml
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import errors, protocol
+from serving import errors, protocol, repository_endpoints
 from serving.addresses import Addresses, is_protocol
 from serving.pages import PAGES
-from serving.repository_endpoints import INDEX, LOAD, UNLOAD
 
 T = TypeVar("T")
 
@@ -37,7 +36,7 @@ class GatedService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's SDK i
     def to_asgi(self, is_main: bool = True) -> Any:
         """The application that BentoML's workers, and tests, run."""
         paths = {method.route for method in self.apis.values()}
-        paths.update(_BENTOML_PATHS, PAGES, protocol.ADDRESSES, [INDEX, LOAD, UNLOAD])
+        paths.update(_BENTOML_PATHS, PAGES, protocol.ADDRESSES, repository_endpoints.ADDRESSES)
         return Gate(super().to_asgi(is_main=is_main), paths)
 
 

@@ -27,7 +27,7 @@ from serving.protocol_response import HEADER_LENGTH, Tensor, classified, respons
 
 Names = Mapping[str, str]  # those in the address
 
-EXTENSIONS = ["binary_tensor_data", "classification", "parameters"]
+EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "parameters"]
 
 
 async def answer(models: Models, scope: Scope, receive: Receive) -> Response:
@@ -96,7 +96,7 @@ async def _infer(models: Models, scope: Scope, receive: Receive) -> Response:
     found = await model.engine.answer(images, mode, explain=_explanation(wanted))
     said: dict[str, Any] = {} if request.id is None else {"id": request.id}
     said["model_name"] = named.name
-    said["model_version"] = protocol_models.version_of(model)
+    said["model_version"] = model.version
     said["parameters"] = {"mode": mode}
     return response(said, [_tensor(model, found, output) for output in wanted])
 

@@ -37,16 +37,11 @@ def find(models: Models, name: str, version: str | None) -> Named:
     found = next((named for named in _readings(models, name) if _answers(named)), None)
     if found is None:
         found = Named(name, models.get(name), None)  # raises, and says which there are
-    known = version_of(found.model)
+    known = found.model.version
     if version not in (None, known):
         message = f"{name!r} has no version {version!r}; it has {known!r}"
         raise RequestError(404, "unknown_version", message)
     return found
-
-
-def version_of(model: Model) -> str:
-    """The version of a model; bundles have none, so there is one."""
-    return "1"
 
 
 def mode_for(named: Named, asked: str | None) -> str:
@@ -75,7 +70,7 @@ def metadata(named: Named) -> dict[str, Any]:
     inputs = shapes(named.model.predictor.spec)
     return {
         "name": named.name,
-        "versions": [version_of(named.model)],
+        "versions": [named.model.version],
         "platform": PLATFORM,
         "inputs": [
             {"name": name, "datatype": DATATYPES[name], "shape": [*shape]}

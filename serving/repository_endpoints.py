@@ -25,6 +25,7 @@ from serving.repository_state import READY, UNAVAILABLE, Entry, Report, State
 INDEX = "/v2/repository/index"
 LOAD = "/v2/repository/models/{name}/load"
 UNLOAD = "/v2/repository/models/{name}/unload"
+ADDRESSES = frozenset({INDEX, LOAD, UNLOAD})
 
 WAIT_S = 30.0  # for all workers; well below BentoML's own timeout
 _LOOK_S = 0.05
@@ -78,7 +79,7 @@ class RepositoryEndpoints:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
-        if scope["type"] != "http" or scope["path"] not in (INDEX, LOAD, UNLOAD):
+        if scope["type"] != "http" or scope["path"] not in ADDRESSES:
             await self._app(scope, receive, send)
             return
         try:

@@ -7,6 +7,7 @@ a picture's embedding is the mean of each channel, in [0, 1].
 """
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,16 @@ def write_embedder(folder: Path, **changes: object) -> Path:
     )
     write_manifest(folder, replace(manifest, **changes))  # type: ignore[arg-type]
     return folder
+
+
+def replace_bundle(folder: Path, **changes: object) -> None:
+    """Write the bundle as `viewfold export --overwrite` does: beside its place, then two renames."""
+    part, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("part", "old"))
+    write_bundle(part, **changes)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_unloadable(folder: Path) -> Path:

@@ -13,13 +13,13 @@ from serving.engine import Processors
 from serving.gate import Gate
 from serving.models import Models
 from serving.repository import Repository
-from serving.repository_endpoints import INDEX, LOAD, UNLOAD, Desk, RepositoryEndpoints
+from serving.repository_endpoints import ADDRESSES, Desk, RepositoryEndpoints
 from serving.repository_state import State
 from serving.repository_worker import Follower
 from serving.settings import Settings
 from tests.bundles import write_bundle
 
-ADDRESSES = [INDEX, "/other", LOAD, UNLOAD]
+KNOWN = [*ADDRESSES, "/other"]
 
 
 class Served:
@@ -44,7 +44,7 @@ class Served:
         desk = Desk()
         desk.open(Repository(root), self.state, allow_load=allow)
         app = RepositoryEndpoints(PlainTextResponse("passed on"), desk)
-        self.client = TestClient(Gate(app, ADDRESSES))
+        self.client = TestClient(Gate(app, KNOWN))
 
     def rows(self, **body: object) -> list[tuple[str, str, str, str]]:
         found = self.client.post("/v2/repository/index", json=body).json()

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from serving.settings import ROOT
-from tests.bundles import write_bundle, write_embedder, write_unloadable
+from tests.bundles import replace_bundle, write_bundle, write_embedder, write_unloadable
 from tests.pictures import RED, plain
 from tests.serving.test_server import free_port, launch, serving, start_command
 
@@ -53,7 +53,7 @@ class Server:
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     models = folder / "models"
-    export(models / "a", FIRST)
+    replace_bundle(models / "a", classes=FIRST)
     write_embedder(models / "means")
     port = free_port()
     command = start_command(models, port, device="cpu", workers=2, watch=True, allow_load=True)
@@ -67,7 +67,7 @@ def server(started: Server) -> Server:
     for folder in started.models.iterdir():
         if folder.name != "means":
             shutil.rmtree(folder)
-    export(started.models / "a", FIRST)
+    replace_bundle(started.models / "a", classes=FIRST)
     started.wait_for(lambda rows: started.post("a", "load").status_code == 200)
     started.wait_for(
         lambda rows: (
@@ -77,16 +77,6 @@ def server(started: Server) -> Server:
     )
     assert label(started) == "red"
     return started
-
-
-def export(bundle: Path, classes: tuple[str, ...]) -> None:
-    """Write a bundle as `viewfold export --overwrite` does: beside its place, then two renames."""
-    part, old = (bundle.with_name(f".{bundle.name}.{suffix}") for suffix in ("part", "old"))
-    write_bundle(part, classes=classes)
-    if bundle.exists():
-        bundle.rename(old)
-    part.rename(bundle)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def digests(rows: list[dict[str, Any]], name: str) -> set[str]:
@@ -114,7 +104,7 @@ def test_swaps_under_load_answer_every_request_by_one_of_the_two(server: Server)
         try:
             for turn in range(10):
                 before = digests(server.index(), "a")
-                export(server.models / "a", SECOND if turn % 2 == 0 else FIRST)
+                replace_bundle(server.models / "a", classes=SECOND if turn % 2 == 0 else FIRST)
                 server.wait_for(
                     lambda rows, before=before: (
                         len(digests(rows, "a")) == 1 and digests(rows, "a") != before
@@ -182,6 +172,27 @@ def test_model_that_is_deleted_is_unloaded_and_one_that_is_copied_is_loaded(serv
     assert "model" in {parameter["name"] for parameter in parameters}
 
 
+def test_killed_workers_come_back_with_what_is_wanted(server: Server):
+    """Both are killed in turn, so that the one that watches is among them."""
+    assert server.post("means", "unload").status_code == 200
+    for pid in sorted(served_by(server.index())):
+        os.kill(pid, signal.SIGKILL)
+        server.wait_for(lambda rows, pid=pid: pid not in served_by(rows) and both_serve_a(rows))
+    replace_bundle(server.models / "a", classes=SECOND)
+    server.wait_for(lambda rows: label(server) == "rot" and both_serve_a(rows))
+    assert server.post("means", "load").status_code == 200
+
+
+def served_by(rows: list[dict[str, Any]]) -> set[int]:
+    return {worker["pid"] for row in rows for worker in row["workers"]}
+
+
+def both_serve_a(rows: list[dict[str, Any]]) -> bool:
+    """Whether two workers serve the model a, and nobody anything else."""
+    served = [(row["name"], row["state"]) for row in rows if row["workers"]]
+    return served == [("a", "READY")] and len(served_by(rows)) == 2
+
+
 def test_metrics_know_names_by_their_template(server: Server):
     for number in range(5):
         assert server.post(f"stranger{number}", "load").status_code == 404
@@ -225,7 +236,7 @@ def test_graph_that_cannot_be_loaded_is_a_sentence_and_no_restarts(tmp_path: Pat
         text = log.read_text()
         assert text.count("distilled.onnx: onnxruntime cannot load it") == 1
         assert "Traceback" not in text
-        export(tmp_path / "bundle", FIRST)
+        replace_bundle(tmp_path / "bundle", classes=FIRST)
         end = time.monotonic() + ENOUGH_S
         while httpx.get(f"{url}/readyz").status_code != 200:
             assert time.monotonic() < end, log.read_text()

@@ -22,7 +22,7 @@ from serving.repository_state import LOADING, READY, UNAVAILABLE, State
 from serving.repository_watch import ABSENT_POLLS, Watcher
 from serving.repository_worker import Follower
 from serving.settings import Settings
-from tests.bundles import write_bundle
+from tests.bundles import replace_bundle, write_bundle
 
 IMAGES = np.zeros((2, 32, 32, 3), dtype=np.uint8)
 
@@ -73,19 +73,8 @@ def worker(tmp_path: Path, processors: Processors) -> Iterator[Worker]:
     follower.close()
 
 
-def put(bundle: Path, *classes: str) -> None:
-    """Write a bundle as an export does: beside its place, then renamed."""
-    part = bundle.with_name(f".{bundle.name}.part")
-    write_bundle(part, classes=classes or ("red", "green", "blue"))
-    old = bundle.with_name(f".{bundle.name}.old")
-    if bundle.exists():
-        bundle.rename(old)
-    part.rename(bundle)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def test_what_is_wanted_is_loaded_and_what_is_not_is_gone(worker: Worker):
-    put(worker.root / "a")
+    replace_bundle(worker.root / "a")
     generation = worker.state.load(["a", "nothing"])
     worker.follower.follow()
     assert list(worker.models.all) == ["a"]
@@ -97,7 +86,7 @@ def test_what_is_wanted_is_loaded_and_what_is_not_is_gone(worker: Worker):
 
 
 def test_others_see_that_a_model_is_being_loaded(worker: Worker, monkeypatch: pytest.MonkeyPatch):
-    put(worker.root / "a")
+    replace_bundle(worker.root / "a")
     seen = []
     report = worker.state.report
 
@@ -114,8 +103,8 @@ def test_others_see_that_a_model_is_being_loaded(worker: Worker, monkeypatch: py
 def test_defect_while_loading_ends_nothing(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    put(worker.root / "a")
-    put(worker.root / "b")
+    replace_bundle(worker.root / "a")
+    replace_bundle(worker.root / "b")
     with monkeypatch.context() as patch:
         patch.setattr("serving.bundle.read", lambda folder: 1 / 0)
         worker.state.load(["a"])
@@ -129,7 +118,7 @@ def test_defect_while_loading_ends_nothing(
 
 def test_old_models_are_freed_while_their_requests_end_well(worker: Worker):
     """Twenty swaps, with a request on each model that begins before it is replaced and ends after."""
-    put(worker.root / "a")
+    replace_bundle(worker.root / "a")
     worker.state.load(["a"])
     worker.follower.follow()
     freed = [ask_over_a_swap(worker, f"class{turn}") for turn in range(20)]
@@ -143,7 +132,7 @@ def ask_over_a_swap(worker: Worker, label: str) -> "weakref.ref[object]":
         old = worker.models.get("a")
         asked = asyncio.create_task(old.engine.answer(IMAGES, "aggregated", explain="copies"))
         await asyncio.sleep(0)
-        put(worker.root / "a", label, "green", "blue")
+        replace_bundle(worker.root / "a", classes=(label, "green", "blue"))
         worker.state.load(["a"])
         await asyncio.to_thread(worker.follower.follow)
         assert worker.models.get("a").predictor.manifest.classes[0] == label
@@ -154,10 +143,10 @@ def ask_over_a_swap(worker: Worker, label: str) -> "weakref.ref[object]":
 
 
 def test_new_and_changed_bundles_are_loaded_by_themselves(worker: Worker):
-    put(worker.root / "a")
+    replace_bundle(worker.root / "a")
     worker.look()
     assert worker.models.get("a").predictor.manifest.classes[0] == "red"
-    put(worker.root / "a", "x", "y", "z")
+    replace_bundle(worker.root / "a", classes=("x", "y", "z"))
     worker.look()
     assert worker.models.get("a").predictor.manifest.classes[0] == "x"
     generation = worker.state.wanted().generation
@@ -178,7 +167,7 @@ def test_folder_that_is_being_written_is_left_alone(worker: Worker):
 def test_bundle_that_lacks_files_is_loaded_once_it_is_whole(
     worker: Worker, caplog: pytest.LogCaptureFixture
 ):
-    put(worker.root / "a")
+    replace_bundle(worker.root / "a")
     worker.look()
     write_bundle(worker.root / "b", classes=("x", "y", "z"))
     late = (worker.root / "b" / "single.onnx").read_bytes()
@@ -197,7 +186,7 @@ def test_bundle_that_lacks_files_is_loaded_once_it_is_whole(
 
 
 def test_model_that_is_away_for_a_moment_stays(worker: Worker):
-    put(worker.root / "a")
+    replace_bundle(worker.root / "a")
     worker.look()
     shutil.move(worker.root / "a", worker.root / ".a")
     worker.look(ABSENT_POLLS - 1)
@@ -207,7 +196,7 @@ def test_model_that_is_away_for_a_moment_stays(worker: Worker):
     shutil.rmtree(worker.root / "a")
     worker.look(ABSENT_POLLS)
     assert list(worker.models.all) == []
-    put(worker.root / "a")
+    replace_bundle(worker.root / "a")
     worker.look()
     assert list(worker.models.all) == ["a"]
 
@@ -215,7 +204,7 @@ def test_model_that_is_away_for_a_moment_stays(worker: Worker):
 def test_models_stay_where_the_whole_folder_is_away(
     worker: Worker, caplog: pytest.LogCaptureFixture
 ):
-    put(worker.root / "a")
+    replace_bundle(worker.root / "a")
     worker.look()
     worker.root.rename(worker.root.with_name("away"))
     worker.look(ABSENT_POLLS + 1)
@@ -225,11 +214,11 @@ def test_models_stay_where_the_whole_folder_is_away(
 
 
 def test_model_that_a_client_unloaded_is_not_brought_back(worker: Worker):
-    put(worker.root / "a")
+    replace_bundle(worker.root / "a")
     worker.look()
     worker.state.unload(["a"], for_good=True)
     worker.look(3)
-    put(worker.root / "a", "x", "y", "z")
+    replace_bundle(worker.root / "a", classes=("x", "y", "z"))
     worker.look(3)
     assert list(worker.models.all) == []
     worker.state.load(["a"])
@@ -239,7 +228,7 @@ def test_model_that_a_client_unloaded_is_not_brought_back(worker: Worker):
 
 def test_one_worker_watches_for_all_until_it_ends(worker: Worker):
     other = Watcher(Repository(worker.root), State(worker.state.folder), Models())
-    put(worker.root / "a")
+    replace_bundle(worker.root / "a")
     worker.look(1)
     for _ in range(3):
         other.poll()
@@ -252,11 +241,11 @@ def test_one_worker_watches_for_all_until_it_ends(worker: Worker):
 
 
 def test_new_leader_asks_only_for_what_is_not_served(worker: Worker):
-    put(worker.root / "a")
-    put(worker.root / "b")
+    replace_bundle(worker.root / "a")
+    replace_bundle(worker.root / "b")
     worker.state.load(["a", "b"])
     worker.follower.follow()
-    put(worker.root / "b", "x", "y", "z")
+    replace_bundle(worker.root / "b", classes=("x", "y", "z"))
     worker.look(3)
     assert worker.loads == ["a", "b", "b"]
     assert worker.state.wanted().models == {"a": 2, "b": 3}
@@ -271,7 +260,7 @@ def test_following_goes_on_after_a_fault(
         failed.set()
         raise OSError(28, "No space left on device")
 
-    put(worker.root / "a")
+    replace_bundle(worker.root / "a")
     with monkeypatch.context() as patch:
         patch.setattr(worker.state, "report", fail)
         generation = worker.state.load(["a"])
@@ -298,6 +287,6 @@ def test_threads_follow_and_watch_by_themselves(worker: Worker, monkeypatch: pyt
     worker.follower._changed = loaded.set
     worker.follower.start()
     worker.watcher.start()
-    put(worker.root / "a")
+    replace_bundle(worker.root / "a")
     assert loaded.wait(20)
     assert list(worker.models.all) == ["a"]
