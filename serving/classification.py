@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from serving.engine import Answer, Votes
-from serving.errors import RequestError, from_image_error, item_error
+from serving.errors import RequestError, from_image_error, item_error, require_few
 from serving.form import Form
 from serving.images import ImageError, Pixels, encode_png
 from serving.model import Model, mode_of
@@ -22,7 +22,7 @@ async def classify(model: Model, wanted: Form) -> dict[str, Any]:
     """What images show, in the fields of schemas.Prediction; of many, in those of schemas.Predictions.
 
     Raises:
-        RequestError: unknown mode, top_k out of range, an explanation that it cannot
+        RequestError: unknown mode, too many images, top_k out of range, an explanation that it cannot
             give; an unusable image, if it is the only one.
         Busy: too much is waiting.
     """
@@ -31,6 +31,7 @@ async def classify(model: Model, wanted: Form) -> dict[str, Any]:
     count = _count(wanted.top_k, len(manifest.classes))
     if wanted.explain and not model.engine.explains:
         raise RequestError(422, "no_votes", f"{model.name} looks at one copy only; nothing votes")
+    require_few(len(wanted.items), model.predictor.spec)
     start = time.perf_counter()
     decoded = await model.processors.decoder.decode(
         [item.data for item in wanted.items], model.predictor.spec

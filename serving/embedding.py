@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.errors import from_image_error, item_error
+from serving.errors import from_image_error, item_error, require_few
 from serving.form import EmbedForm
 from serving.images import ImageError
 from serving.model import Model, mode_of
@@ -16,10 +16,11 @@ async def embed(model: Model, wanted: EmbedForm) -> dict[str, Any]:
     """The embeddings of images, in their order, in the fields of schemas.Embeddings.
 
     Raises:
-        RequestError: an unknown mode; an unusable image, if it is the only one.
+        RequestError: an unknown mode, too many images; an unusable image, if it is the only one.
         Busy: too much is waiting.
     """
     manifest, mode = model.predictor.manifest, mode_of(model, wanted.mode)
+    require_few(len(wanted.items), model.predictor.spec)
     start = time.perf_counter()
     decoded = await model.processors.decoder.decode(
         [item.data for item in wanted.items], model.predictor.spec

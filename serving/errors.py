@@ -21,7 +21,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from serving.images import ImageError
+from serving.images import ImageError, ImageSpec
+from serving.limits import most_images
 
 REQUEST_ID = "x-request-id"  # the header, and the key in the ASGI scope (BentoML uses "request_id")
 RETRY_AFTER_S = "1"
@@ -57,6 +58,19 @@ class RequestError(Exception):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+def require_few(count: int, spec: ImageSpec) -> None:
+    """Check that one request may hold so many images for a model of that size.
+
+    Raises:
+        RequestError: they are too many.
+    """
+    most = most_images(spec)
+    if count > most:
+        size = f"{spec.width} x {spec.height} pixels"
+        message = f"{count} images; send at most {most} a request (the model takes {size})"
+        raise RequestError(413, "too_many_images", message)
 
 
 def from_image_error(error: ImageError, which: str = "") -> RequestError:

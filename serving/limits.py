@@ -43,6 +43,11 @@ def images_at_once(spec: ImageSpec) -> int:
     return max(1, min(_BATCH_IMAGES, _BATCH_PIXELS // (spec.height * spec.width)))
 
 
+def most_images(spec: ImageSpec) -> int:
+    """How many images one request may hold, so that their pixels may wait together: 1 to MAX_IMAGES."""
+    return max(1, min(MAX_IMAGES, MAX_WAITING_BYTES // (spec.height * spec.width * 3)))
+
+
 def _cgroup_quota() -> float | None:
     """Processors' worth of time that the control group grants; None without a limit that can be read."""
     try:

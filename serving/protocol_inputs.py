@@ -13,9 +13,8 @@ import numpy as np
 
 from serving.bundle import INPUT
 from serving.decoding import Decoder
-from serving.errors import RequestError, from_image_error
+from serving.errors import RequestError, from_image_error, require_few
 from serving.images import ImageError, ImageSpec, Pixels
-from serving.limits import MAX_IMAGES
 from serving.payload import from_base64
 from serving.protocol_request import InferRequest, Input, malformed
 
@@ -34,7 +33,7 @@ async def pixels(request: InferRequest, spec: ImageSpec, decoder: Decoder) -> Pi
 
     Raises:
         RequestError: not exactly one input; an unknown name; another datatype, shape or size than the model takes;
-            more than MAX_IMAGES files; a file that cannot be used, by its place.
+            too many files; a file that cannot be used, by its place.
     """
     found = _only(request.inputs)
     _check_type(found, spec)
@@ -102,9 +101,7 @@ def _bytes(values: list[Any]) -> memoryview:
 
 async def _decoded(found: Input, spec: ImageSpec, decoder: Decoder) -> Pixels:
     count = found.shape[0]
-    if count > MAX_IMAGES:
-        message = f"{count} images; send at most {MAX_IMAGES} a request"
-        raise RequestError(413, "too_many_images", message)
+    require_few(count, spec)
     decoded = await decoder.decode(_files(found), spec)
     good = []
     for place, one in enumerate(decoded):

@@ -177,6 +177,15 @@ def test_images_are_limited_in_number(encoder: Model):
     assert refused(encoder, received(*[b"x"] * 2001))[1] == "malformed_multipart"
 
 
+def test_fewer_images_are_allowed_where_the_model_takes_large_ones(
+    encoder: Model, monkeypatch: pytest.MonkeyPatch
+):
+    spec = encoder.predictor.spec
+    monkeypatch.setattr(limits, "MAX_WAITING_BYTES", 2 * spec.height * spec.width * 3)
+    assert asked(encoder, received(*[plain(RED)] * 2), answering.embed)[0] == 200
+    assert refused(encoder, received(*[plain(RED)] * 3))[:2] == (413, "too_many_images")
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "code"),
     [

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from serving import limits, payload, schemas
 from tests.answers import error
+from tests.bundles import SIZE
 from tests.pictures import BLUE, COLOURS, GREEN, RED, declared_png, plain
 
 
@@ -176,6 +177,23 @@ def test_number_of_images_is_limited_in_every_container(client: TestClient):
     ):
         found = error(client.post("/predict", **request))
         assert (found["status"], found["code"]) == (413, code)
+
+
+def test_fewer_images_are_allowed_where_the_model_takes_large_ones(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(limits, "MAX_WAITING_BYTES", 3 * SIZE * SIZE * 3)
+    small = ("image", plain(RED, size=1))
+    assert len(predictions(client.post("/predict", files=[small] * 3))) == 3
+    found = error(client.post("/predict", files=[small] * 4))
+    assert (found["status"], found["code"]) == (413, "too_many_images")
+    size = f"{SIZE} x {SIZE} pixels"
+    assert found["message"] == f"4 images; send at most 3 a request (the model takes {size})"
+
+
+def test_one_image_is_always_allowed(client: TestClient, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "MAX_WAITING_BYTES", 1)
+    assert client.post("/predict", content=plain(RED)).json()["label"] == "red"
 
 
 @pytest.mark.parametrize("mode", ["distilled", "single", "aggregated"])
