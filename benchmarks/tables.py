@@ -92,11 +92,9 @@ def _differences(comparisons: list[dict[str, Any]]) -> list[str]:
         "|---|---|---|",
     ]
     for line in comparisons:
-        half = line["top1"]["half_width_95"]
-        spread = "" if half is None else f" ± {100 * half:.2f}"
         lines.append(
             f"| {line['row']} `{line['mode']}` − {line['against_row']} `{line['against_mode']}` "
-            f"| {100 * line['top1']['mean']:+.2f}{spread} | {line['top1']['n']} |"
+            f"| {_half_width(line['top1'])} | {line['top1']['n']} |"
         )
     return [*lines, ""]
 
@@ -207,6 +205,46 @@ def _jpeg(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _auto(results: dict[str, Any]) -> str:
+    lines = [
+        "| trained as | one pass, top-1 % | `aggregated` | `auto` | passes | `aggregated` − `auto`, points | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in results["table"]:
+        top1 = [f"{100 * row[key]['mean']:.2f}" for key in ("first", "aggregated", "auto")]
+        cells = [f"{row['row']}, `{row['first_pass']}`", *top1]
+        cells += [f"{row['forward_passes']['mean']:.2f}", _half_width(row["lost"])]
+        lines.append("| " + " | ".join([*cells, str(row["lost"]["n"])]) + " |")
+    if results["draws"]:
+        lines += ["", *_draws(results["draws"])]
+    images, versions = results["runs"][0]["images"], results["versions"]
+    lines.append("")
+    lines.append(
+        f"Means over the seeds (95 % intervals, paired by seed); chosen on {images['validation']:,} validation images, "
+        f"measured on {images['test']:,} test images. torch {versions['torch']}. Made by `{results['command']}`."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _draws(draws: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| trained as | images to choose on | rule | passes | lost on others, points | more than 0.2 lost |",
+        "|---|---|---|---|---|---|",
+    ]
+    for draw in draws:
+        lost = f"{100 * draw['lost']:+.2f}, in one of ten at least {100 * draw['lost_90']:+.2f}"
+        cells = [draw["row"], f"{draw['images']:,}", draw["rule"], f"{draw['forward_passes']:.2f}"]
+        lines.append(
+            "| " + " | ".join([*cells, lost, f"{100 * draw['over']:.0f} % of draws"]) + " |"
+        )
+    return lines
+
+
+def _half_width(value: dict[str, Any]) -> str:
+    half = value["half_width_95"]
+    return f"{100 * value['mean']:+.2f}" + ("" if half is None else f" ± {100 * half:.2f}")
+
+
 def _percent(value: dict[str, Any]) -> str:
     percent = {key: None if number is None else 100 * number for key, number in value.items()}
     return _spread(percent, ".2f")
@@ -227,6 +265,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "serving": _serving,
     "precision": _precision,
     "jpeg": _jpeg,
+    "auto-digits": _auto,
+    "auto-cifar10-small": _auto,
 }
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export import calibrate, convert, examples, precision, verify
+from export import calibrate, convert, examples, precision, threshold, verify
 from export.config import FP32, ExportConfig
 from export.errors import ExportError
 from export.examples import Examples
@@ -104,7 +104,7 @@ def _fit(networks: Answering, shown: Examples, batch_size: int, progress: Progre
     auto, first = None, first_pass(networks)
     if first is not None:
         rest_passes = passes(networks)[AGGREGATED] - int(shares_first_pass(networks))
-        auto = calibrate.auto(
+        auto = threshold.auto(
             first, answers, labels, rest_passes=rest_passes, calibration=calibration
         )
         progress.say(

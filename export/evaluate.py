@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export import calibrate, compare, describe, verify
+from export import compare, describe, threshold, verify
 from export.config import EvaluateConfig
 from export.errors import ExportError
 from serving import bundle as contract
@@ -63,7 +63,7 @@ class Answers:
     passes: Mapping[str, float]
     engine: str
     hardware: str
-    curve: calibrate.Curve | None = None
+    curve: threshold.Curve | None = None
 
 
 def run(settings: EvaluateConfig) -> dict[str, Any]:
@@ -223,10 +223,10 @@ def _mean_passes(manifest: Manifest, answers: Mapping[str, Tensor]) -> dict[str,
 
 def _curve(
     manifest: Manifest, answers: Mapping[str, Tensor], labels: Tensor
-) -> calibrate.Curve | None:
+) -> threshold.Curve | None:
     if manifest.auto is None:
         return None
-    return calibrate.escalation_curve(
+    return threshold.escalation_curve(
         answers[manifest.auto.first],
         answers[AGGREGATED],
         labels,

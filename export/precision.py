@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 from torch import Tensor
 
-from export import calibrate, convert, quantize, verify
+from export import convert, quantize, threshold, verify
 from export.config import ExportConfig
 from export.errors import PrecisionError
 from export.examples import Examples
@@ -130,7 +130,7 @@ def _chosen_again(bundle: Bundle, shown: Examples, progress: Progress) -> Bundle
     answers = verify.serve(
         Predictor(bundle, device="cpu"), shown.split, tuple(manifest.modes), progress
     )
-    chosen = calibrate.auto(
+    chosen = threshold.auto(
         manifest.auto.first,
         answers,
         shown.batches.labels.cpu(),
