@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from training import checkpoint, loop
 from training.batches import Batches
@@ -44,18 +43,6 @@ class Classifying:
     def batches(self) -> Batches:
         """The training images."""
         return self.prepared.train
-
-    @property
-    def module(self) -> nn.Module:
-        """The network as Fabric has set it up."""
-        module: nn.Module = self.learner.module
-        return module
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Its optimiser."""
-        optimizer: torch.optim.Optimizer = self.learner.optimizer
-        return optimizer
 
     def step(self, images: Tensor, labels: Tensor, step: int, total_steps: int) -> Tensor:
         """One step of the optimiser. Shapes as in `train_step`."""

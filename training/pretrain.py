@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from training import checkpoint, collapse, loop
 from training.batches import Batches
@@ -57,18 +57,6 @@ class Encoding:
     def batches(self) -> Batches:
         """The training images."""
         return self.images.train
-
-    @property
-    def module(self) -> nn.Module:
-        """What is trained, as Fabric has set it up."""
-        module: nn.Module = self.learner.module
-        return module
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Its optimiser."""
-        optimizer: torch.optim.Optimizer = self.learner.optimizer
-        return optimizer
 
     def step(self, images: Tensor, labels: Tensor, step: int, total_steps: int) -> Tensor:
         """One step of the optimiser. Shapes as in `pretrain_step`."""

@@ -5,7 +5,6 @@ Everything random is drawn from (seed, step). Knows no run folder and no epoch.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -61,8 +60,8 @@ class Pretrainer:
     problem: Problem
     fabric: Fabric
     network: Pretraining
-    module: Any
-    optimizer: Any
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
     team: Team
 
     @property
