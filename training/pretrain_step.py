@@ -57,7 +57,6 @@ class Pretrainer:
     """What every step needs. module is the network as Fabric has set it up."""
 
     config: PretrainConfig
-    problem: Problem
     fabric: Fabric
     network: Pretraining
     module: nn.Module
@@ -107,7 +106,7 @@ def set_up(run: Run[PretrainConfig], team: Team) -> Pretrainer:
         network, config.optim, steady=method.steady(), late=method.frozen(0)
     )
     module, optimizer = fabric.setup(network, optimizer)
-    return Pretrainer(config, problem, fabric, network, module, optimizer, team)
+    return Pretrainer(config, fabric, network, module, optimizer, team)
 
 
 def synchronised(network: Pretraining) -> Pretraining:
