@@ -18,8 +18,8 @@ from training.pool import Pool, load_pool
 from training.pretrain_config import PretrainConfig
 from training.progress import Progress, Stopwatch
 from training.provenance import versions
-from training.setup import KEPT_IMAGES, image_spec
-from training.statistics import channel_statistics, evenly_spaced
+from training.setup import image_spec, kept_images
+from training.statistics import channel_statistics
 from training.views import check_views
 
 LR_OF_256 = (
@@ -71,8 +71,7 @@ def start_pretraining(
         counts=images.counts,
         versions=versions(),
     )
-    kept = evenly_spaced(len(images.val), KEPT_IMAGES)
-    pixels, labels = next(iter(images.val.iterate([kept])))
+    pixels, labels = kept_images(images.val)
     run = checkpoint.create_run(
         folder, settled(config, device, len(images.train)), problem, pixels, labels
     )

@@ -27,9 +27,8 @@ from training.pretrained import provenance_of
 from training.probe_config import ProbeConfig
 from training.progress import Progress, Stopwatch
 from training.provenance import versions
-from training.setup import KEPT_IMAGES, Prepared, read_splits
+from training.setup import Prepared, kept_images, read_splits
 from training.splits import Dataset
-from training.statistics import evenly_spaced
 from training.subsets import class_counts
 
 
@@ -133,8 +132,7 @@ def _create(
         pretrained_weights=provenance_of(source, "best"),
         class_counts=tuple(class_counts(prepared.train.labels.tolist(), len(dataset.classes))),
     )
-    kept = evenly_spaced(len(prepared.val), KEPT_IMAGES)
-    images, labels = next(iter(prepared.val.iterate([kept])))
+    images, labels = kept_images(prepared.val)
     return checkpoint.create_run(out, settings, problem, images, labels, resumable=False)
 
 
