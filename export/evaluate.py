@@ -29,6 +29,7 @@ from training.checkpoint import Run
 from training.config import DataConfig, TrainConfig
 from training.config_json import from_dict
 from training.evaluate import Metrics, metrics, probabilities
+from training.json_files import write_json
 from training.progress import Progress, Stopwatch
 from training.splits import Split
 
@@ -96,7 +97,7 @@ def run(settings: EvaluateConfig) -> dict[str, Any]:
         progress.say(line)
     progress.say(f"in {watch.seconds:.1f} s")
     if settings.json is not None:
-        checkpoint.write_json(settings.json, result)
+        write_json(settings.json, result)
     return result
 
 

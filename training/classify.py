@@ -15,6 +15,7 @@ from training.device import describe, pick_precision
 from training.devices import Team
 from training.evaluate import MODES, Metrics, evaluate, images_at_once
 from training.history import columns
+from training.json_files import write_json
 from training.objectives import objective
 from training.position import Position
 from training.progress import Progress
@@ -97,7 +98,7 @@ class Classifying:
             "versions": run.problem.versions,
             "pretrained_weights": run.problem.pretrained_weights,
         }
-        checkpoint.write_json(run.folder / "result.json", result)
+        write_json(run.folder / "result.json", result)
         self.progress.say(f"best epoch {position.best_epoch}; test:")
         for mode, values in described.items():
             self.progress.say(

@@ -18,6 +18,7 @@ from training.devices import Team
 from training.errors import DivergedError
 from training.evaluate import images_at_once
 from training.features import features_of
+from training.json_files import write_json
 from training.knn import knn_accuracy
 from training.position import Position
 from training.pretrain_checks import check_rows, check_settings
@@ -95,7 +96,7 @@ class Encoding:
             "precision": pick_precision(run.config.precision, team.device),
             "versions": run.problem.versions,
         }
-        checkpoint.write_json(run.folder / "result.json", result)
+        write_json(run.folder / "result.json", result)
         if collapse.collapsed(std):
             self.progress.say(f"THE ENCODER HAS COLLAPSED: {collapse.collapse_warning(std)}")
         self.progress.say(

@@ -21,6 +21,7 @@ from training.encoder import Encoder
 from training.evaluate import images_at_once, metrics
 from training.features import features_of
 from training.frozen import as_the_encoder, open_frozen
+from training.json_files import write_json
 from training.logistic import Choice
 from training.objectives import PROBE
 from training.pretrained import provenance_of
@@ -173,7 +174,7 @@ def _write(
         "versions": run.problem.versions,
         "pretrained_weights": run.problem.pretrained_weights,
     }
-    checkpoint.write_json(run.folder / "result.json", result)
+    write_json(run.folder / "result.json", result)
     progress.say(
         f"test: top-1 {100 * test['top1']:.2f} %, mean per class {100 * test['mean_per_class']:.2f} % "
         f"({test['n']:,} images)"
