@@ -25,8 +25,8 @@ from benchmarks import requests
 from benchmarks.load import Load, Shot, load
 from benchmarks.servers import OURS, serving, start_seconds
 from serving import bundle
-from serving.bundle import INPUT, PROBABILITIES
 from serving.limits import available_cpus
+from serving.manifest import INPUT, PROBABILITIES
 from training.device import cpu_name
 
 RESULTS = Path(__file__).parent / "results"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from serving.bundle import AGGREGATED, Auto
+from serving.manifest import AGGREGATED, Auto
 
 LEAST_IMAGES = 50  # below it T stays 1: what so few images would fit is mostly noise
 COLDEST, HOTTEST = 0.05, 20.0  # of T

@@ -18,8 +18,9 @@ from export.config import EvaluateConfig
 from export.errors import ExportError
 from serving import bundle as contract
 from serving import escalation
-from serving.bundle import AGGREGATED, AUTO, Bundle, Manifest
+from serving.bundle import Bundle
 from serving.images import ImageSpec
+from serving.manifest import AGGREGATED, AUTO, Manifest
 from serving.predictor import Predictor
 from training import checkpoint, confusion, data
 from training import device as devices
