@@ -19,11 +19,12 @@ import torch
 
 from benchmarks.accuracy import alone, interval
 from training.awareness import measure
-from training.checkpoint import Run, write_json
+from training.checkpoint import Run
 from training.config import DataConfig, OptimConfig
 from training.config_json import to_dict
 from training.device import pick_device
 from training.frozen import load_encoder
+from training.json_files import write_json
 from training.pool import load_pool
 from training.pretrain import pretrain
 from training.pretrain_config import MethodConfig, PretrainConfig, ViewsConfig

@@ -23,7 +23,7 @@ from benchmarks.experiments import EXPERIMENTS
 from export import calibrate, threshold
 from export.graphs import first_pass, shares_first_pass
 from export.threshold import Curve, Escalation
-from serving.bundle import AGGREGATED
+from serving.manifest import AGGREGATED
 from training import data
 from training.answering import at_once, load_answering, passes
 from training.batches import prepare

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from serving.bundle import Manifest
+from serving.manifest import Manifest
 
 BATCH = 32
 _BOUNDARY = "photograph"

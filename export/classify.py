@@ -18,14 +18,14 @@ from export.graphs import Shipped, first_pass, shares_first_pass, shipped
 from export.measure import doubted, measured
 from export.provenance import provenance
 from serving import bundle as contract
-from serving.bundle import (
+from serving.bundle import Bundle
+from serving.manifest import (
     AGGREGATED,
     AUTO,
     AUTO_REST,
     IDENTITY_LOGITS,
     INPUT,
     Auto,
-    Bundle,
     Manifest,
     Mode,
 )

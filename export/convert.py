@@ -15,7 +15,7 @@ from onnx.external_data_helper import set_external_data
 from torch import nn
 
 from export.graphs import Signature
-from serving.bundle import Tensor as GraphTensor
+from serving.manifest import Tensor as GraphTensor
 
 WEIGHTS = "weights.bin"
 SHARED_FROM_BYTES = (

@@ -18,7 +18,8 @@ from export.examples import Examples
 from export.graphs import Signature, embedding_signature
 from export.provenance import provenance
 from serving import bundle as contract
-from serving.bundle import Bundle, Manifest, Mode
+from serving.bundle import Bundle
+from serving.manifest import Manifest, Mode
 from serving.predictor import Predictor
 from training import checkpoint, collapse
 from training.checkpoint import Run

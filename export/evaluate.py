@@ -18,8 +18,9 @@ from export.config import EvaluateConfig
 from export.errors import ExportError
 from serving import bundle as contract
 from serving import escalation
-from serving.bundle import AGGREGATED, AUTO, Bundle, Manifest
+from serving.bundle import Bundle
 from serving.images import ImageSpec
+from serving.manifest import AGGREGATED, AUTO, Manifest
 from serving.predictor import Predictor
 from training import checkpoint, confusion, data
 from training import device as devices
@@ -29,6 +30,7 @@ from training.checkpoint import Run
 from training.config import DataConfig, TrainConfig
 from training.config_json import from_dict
 from training.evaluate import Metrics, metrics, probabilities
+from training.json_files import write_json
 from training.progress import Progress, Stopwatch
 from training.splits import Split
 
@@ -96,7 +98,7 @@ def run(settings: EvaluateConfig) -> dict[str, Any]:
         progress.say(line)
     progress.say(f"in {watch.seconds:.1f} s")
     if settings.json is not None:
-        checkpoint.write_json(settings.json, result)
+        write_json(settings.json, result)
     return result
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from serving.bundle import (
+from serving.manifest import (
     AGGREGATED,
     AUTO_REST,
     COPIES,
@@ -25,7 +25,7 @@ from serving.bundle import (
     PROBABILITIES,
     VOTES,
 )
-from serving.bundle import Tensor as GraphTensor
+from serving.manifest import Tensor as GraphTensor
 from training.encoder import Encoder
 from training.evaluate import MODES, Answering, Mode
 from training.joint import own_logits

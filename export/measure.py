@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from serving import escalation
-from serving.bundle import AUTO, Manifest
+from serving.manifest import AUTO, Manifest
 from training.evaluate import Metrics, metrics
 
 

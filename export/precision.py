@@ -21,7 +21,8 @@ from export.measure import measured
 from export.quantize import Feeds
 from serving import bundle as contract
 from serving import escalation
-from serving.bundle import AUTO_REST, IDENTITY_LOGITS, INPUT, Bundle, Manifest
+from serving.bundle import Bundle
+from serving.manifest import AUTO_REST, IDENTITY_LOGITS, INPUT, Manifest
 from serving.predictor import Predictor
 from training.batches import in_order
 from training.evaluate import metrics

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from serving.bundle import AGGREGATED, Auto
+from serving.manifest import AGGREGATED, Auto
 
 WITHIN = 0.002  # top-1 that `auto` may be expected to lose to `aggregated`: 0.2 points
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from export.errors import VerificationError
 from export.graphs import Signature
-from serving.bundle import EMBEDDINGS, IDENTITY_LOGITS
 from serving.images import ImageSpec, Pixels, decode
+from serving.manifest import EMBEDDINGS, IDENTITY_LOGITS
 from serving.predictor import Predictor
 from training.evaluate import images_at_once
 from training.progress import Progress

@@ -15,48 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_origin
 
-from serving.manifest import (
-    AGGREGATED,
-    ANSWERS,
-    AUTO,
-    AUTO_REST,
-    COPIES,
-    EMBEDDINGS,
-    IDENTITY_LOGITS,
-    INPUT,
-    PROBABILITIES,
-    VOTES,
-    Auto,
-    Manifest,
-    Mode,
-    Tensor,
-    check,
-)
-
-__all__ = [
-    "AGGREGATED",
-    "ANSWERS",
-    "AUTO",
-    "AUTO_REST",
-    "COPIES",
-    "EMBEDDINGS",
-    "FORMAT",
-    "IDENTITY_LOGITS",
-    "INPUT",
-    "MANIFEST",
-    "PROBABILITIES",
-    "VOTES",
-    "Auto",
-    "Bundle",
-    "BundleError",
-    "Manifest",
-    "Mode",
-    "Tensor",
-    "encode",
-    "file_sha256",
-    "parse",
-    "read",
-]
+from serving.manifest import Auto, Manifest, Mode, Tensor, check
 
 FORMAT = 2
 _SINCE = {"auto": 2, "calibration": 2, "precision": 2}  # fields that older formats lack

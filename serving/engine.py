@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.batching import Batcher, Lane
-from serving.bundle import COPIES, INPUT, PROBABILITIES, VOTES
 from serving.decoding import Decoder
 from serving.images import Pixels
 from serving.limits import MAX_WAITING_BYTES, images_at_once
+from serving.manifest import COPIES, INPUT, PROBABILITIES, VOTES
 from serving.modes import Answered, asked
 from serving.predictor import Answers, Predictor
 

@@ -7,7 +7,7 @@ copies are run as well and the image gets the answer of all of them. Threshold 0
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bundle import AGGREGATED, Manifest
+from serving.manifest import AGGREGATED, Manifest
 
 Probabilities = NDArray[np.float32]
 Doubt = NDArray[np.bool_]

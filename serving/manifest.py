@@ -1,6 +1,6 @@
 """What a bundle says of itself: the manifest's fields, and which manifests cannot be. Standard library only.
 
-Reading and writing its text is serving/bundle.py's work, through which everybody else takes these names.
+Reading and writing its text is serving/bundle.py's work.
 """
 
 import dataclasses

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving import bundle
-from serving.bundle import AUTO, Bundle, Manifest
+from serving.bundle import Bundle
 from serving.engine import Engine, Processors
 from serving.errors import RequestError
+from serving.manifest import AUTO, Manifest
 from serving.predictor import ModeError, Predictor, mode_name
 from serving.settings import Settings
 

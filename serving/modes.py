@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving import escalation
-from serving.bundle import (
+from serving.images import Pixels
+from serving.manifest import (
     AGGREGATED,
     ANSWERS,
     AUTO,
@@ -23,7 +24,6 @@ from serving.bundle import (
     Auto,
     Manifest,
 )
-from serving.images import Pixels
 
 Arrays = dict[str, NDArray[Any]]
 Question = tuple[str, Arrays, Sequence[str]]  # a graph, its inputs, the outputs that are wanted

@@ -13,19 +13,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from serving.bundle import (
-    ANSWERS,
-    AUTO_REST,
-    IDENTITY_LOGITS,
-    INPUT,
-    Bundle,
-    BundleError,
-    Manifest,
-    Mode,
-    Tensor,
-)
+from serving.bundle import Bundle, BundleError
 from serving.images import ImageSpec, Pixels
 from serving.limits import available_cpus
+from serving.manifest import ANSWERS, AUTO_REST, IDENTITY_LOGITS, INPUT, Manifest, Mode, Tensor
 from serving.modes import Answered, asked, graphs_of
 
 Device = Literal["auto", "cpu", "cuda"]

@@ -14,10 +14,10 @@ from starlette.types import Receive, Scope
 from serving import errors, form, openapi, protocol_models
 from serving.addresses import PROTOCOL
 from serving.batching import Busy
-from serving.bundle import ANSWERS, COPIES, PROBABILITIES, VOTES
 from serving.engine import Answer
 from serving.errors import RequestError
 from serving.limits import MAX_IMAGES, MAX_JSON_VALUES
+from serving.manifest import ANSWERS, COPIES, PROBABILITIES, VOTES
 from serving.model import Model
 from serving.models import Models
 from serving.protocol_inputs import pixels

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from serving.bundle import INPUT
 from serving.decoding import Decoder
 from serving.errors import RequestError, from_image_error, require_few
 from serving.images import ImageError, ImageSpec, Pixels
+from serving.manifest import INPUT
 from serving.payload import from_base64
 from serving.protocol_request import InferRequest, Input, malformed
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.bundle import ANSWERS, COPIES, VOTES, Tensor
 from serving.errors import RequestError
+from serving.manifest import ANSWERS, COPIES, VOTES, Tensor
 from serving.model import Model, mode_of
 from serving.models import Models
 from serving.protocol_inputs import DATATYPES, shapes

@@ -15,7 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.bundle import MANIFEST, Auto, Manifest, Mode, Tensor, encode, parse
+from serving.bundle import MANIFEST, encode, parse
+from serving.manifest import Auto, Manifest, Mode, Tensor
 from tests.pictures import RED, plain
 from training.config import TrainConfig
 from training.config_json import to_dict

@@ -16,6 +16,7 @@ from benchmarks import (
     load,
     precision,
     requests,
+    servers,
     serving,
     tables,
     training_speed,
@@ -268,7 +269,7 @@ def test_load_is_read_from_what_wrk_prints():
 
 
 def test_a_line_has_medians_and_extremes_of_its_turns():
-    row = serving.Row("raw body", serving.OURS, "raw")
+    row = serving.Row("raw body", servers.OURS, "raw")
     turns = [
         {"requests_per_s": r, "images_per_s": r, "alone_per_s": 100.0, "p50_ms": 1.0, "failed": 0.0}
         | {"ratio": r / 100}

@@ -15,6 +15,7 @@ ALLOWED = {
     "export": {
         "training",
         "serving.bundle",
+        "serving.manifest",
         "serving.images",
         "serving.predictor",
         "serving.escalation",

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from training.errors import ConfigError
 from training.pretrain_config import ViewsConfig
+from training.ssl.method import Pair
 from training.view_differences import (
     blur_difference,
     color_difference,
@@ -26,7 +27,6 @@ from training.view_differences import (
 )
 from training.views import ViewParams
 
-Pair = tuple[Tensor, Tensor]  # one tensor a view
 Views = tuple[ViewParams, ViewParams]
 
 WIDTH = 512  # of both hidden layers of a head, as in the paper

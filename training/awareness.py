@@ -22,6 +22,7 @@ from training.device import describe, pick_device
 from training.encoder import Encoder
 from training.errors import ConfigError
 from training.frozen import open_frozen
+from training.json_files import write_json
 from training.pool import load_pool
 from training.pretrain_config import PretrainConfig, ViewsConfig
 from training.pretrain_setup import read
@@ -84,7 +85,7 @@ def awareness(config: AwarenessConfig) -> dict[str, Any]:
         progress.say(f"  {name:<9} {values['what']:<9} {values['score']:.3f}{each}")
     progress.say(f"in {watch.seconds:.0f} s")
     if config.json is not None:
-        checkpoint.write_json(config.json, result)
+        write_json(config.json, result)
     return result
 
 

@@ -14,7 +14,6 @@ A checkpoint is written beside its place and then renamed, so that it is there w
 """
 
 import dataclasses
-import json
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ from training.checksums import SUMS, check_sums, write_sums
 from training.config import TrainConfig
 from training.config_json import from_dict, to_dict
 from training.errors import CheckpointError
+from training.json_files import read_json, write_json
 from training.network import Network
 from training.objectives import objective
 from training.pretrain_config import PretrainConfig
@@ -78,7 +78,7 @@ class Run(Generic[C]):
         Raises:
             CheckpointError: there is none, or it is not JSON.
         """
-        return _read_json(self.folder / "result.json")
+        return read_json(self.folder / "result.json")
 
 
 def create_run(
@@ -153,7 +153,7 @@ def made_by(folder: Path) -> str:
         raise CheckpointError(
             f"{folder} is not a run: it has no config.json; make one with `viewfold train`"
         )
-    return str(_read_json(folder / "config.json").get("command", "train"))
+    return str(read_json(folder / "config.json").get("command", "train"))
 
 
 def open_run(folder: Path) -> Run:
@@ -190,7 +190,7 @@ def open_kind(folder: Path, kind: type[C]) -> Run[C]:
             f"{folder} was made by `viewfold {made_by(folder)}`, not by `viewfold {COMMANDS[kind]}`"
         )
     check_sums(folder, "config.json", "problem.json", "validation.safetensors")
-    values = _read_json(folder / "problem.json")
+    values = read_json(folder / "problem.json")
     try:
         tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         problem = Problem(**{**values, **tuples, "image": ImageSpec(**values["image"])})
@@ -198,7 +198,7 @@ def open_kind(folder: Path, kind: type[C]) -> Run[C]:
         raise CheckpointError(
             f"{folder / 'problem.json'} is malformed ({error}); train again"
         ) from None
-    settings = _read_json(folder / "config.json")
+    settings = read_json(folder / "config.json")
     settings.pop("command", None)
     return Run(folder, from_dict(kind, settings), problem)
 
@@ -264,7 +264,7 @@ def read(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         old.rename(folder)
     check_sums(folder, f"{name}.safetensors", "state.json")
     try:
-        return load_file(folder / f"{name}.safetensors"), _read_json(folder / "state.json")
+        return load_file(folder / f"{name}.safetensors"), read_json(folder / "state.json")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{folder}: {name}.safetensors cannot be read ({error}); train again"
@@ -283,20 +283,3 @@ def read_validation_images(run: Run) -> tuple[Tensor, Tensor]:
         return tensors["images"], tensors["labels"]
     except (SafetensorError, OSError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); train again") from None
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """A JSON file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); train again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object; train again")
-    return content

@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from training import checkpoint, loop
 from training.batches import Batches
@@ -16,6 +15,7 @@ from training.device import describe, pick_precision
 from training.devices import Team
 from training.evaluate import MODES, Metrics, evaluate, images_at_once
 from training.history import columns
+from training.json_files import write_json
 from training.objectives import objective
 from training.position import Position
 from training.progress import Progress
@@ -44,18 +44,6 @@ class Classifying:
     def batches(self) -> Batches:
         """The training images."""
         return self.prepared.train
-
-    @property
-    def module(self) -> nn.Module:
-        """The network as Fabric has set it up."""
-        module: nn.Module = self.learner.module
-        return module
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Its optimiser."""
-        optimizer: torch.optim.Optimizer = self.learner.optimizer
-        return optimizer
 
     def step(self, images: Tensor, labels: Tensor, step: int, total_steps: int) -> Tensor:
         """One step of the optimiser. Shapes as in `train_step`."""
@@ -110,7 +98,7 @@ class Classifying:
             "versions": run.problem.versions,
             "pretrained_weights": run.problem.pretrained_weights,
         }
-        checkpoint.write_json(run.folder / "result.json", result)
+        write_json(run.folder / "result.json", result)
         self.progress.say(f"best epoch {position.best_epoch}; test:")
         for mode, values in described.items():
             self.progress.say(

@@ -7,7 +7,6 @@ Newton's method, for many episodes at once: 2,000 of 5 ways and 5 shots with 512
 """
 
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -15,12 +14,12 @@ from torch.nn import functional as F
 
 from training.collapse import check_finite
 from training.errors import ConfigError
+from training.evaluate import Z_95
 
 AT_ONCE = 100  # episodes: 43 MB of features at 5 ways, 21 images a class and 512 features
 TOLERANCE = 1e-8  # nats that a problem's objective may be above its least value; the first is log 2 an image
 MOST_STEPS = 100  # Newton's; the features that were tried took 4 to 9
 LENGTHS = tuple(2.0**-halvings for halvings in range(16))  # of Newton's step; the best is taken
-Z_95 = NormalDist().inv_cdf(0.975)  # 1.96: 95 % of a normal distribution lies within
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training import checkpoint, data
+from training import data
 from training.checks import check_common, check_json, refuse_outside
 from training.config import OptimConfig
 from training.device import describe, pick_device
@@ -15,6 +15,7 @@ from training.errors import ConfigError
 from training.evaluate import images_at_once
 from training.features import features_of
 from training.frozen import open_frozen
+from training.json_files import write_json
 from training.probe_config import FewShotConfig
 from training.progress import Progress, Stopwatch
 from training.provenance import versions
@@ -57,7 +58,7 @@ def fewshot(config: FewShotConfig) -> dict[str, Any]:
         "versions": versions(),
     }
     if config.json is not None:
-        checkpoint.write_json(config.json, values)
+        write_json(config.json, values)
     return values
 
 

@@ -30,6 +30,18 @@ from training.progress import Bar, Progress, Stopwatch
 from training.resume import open_to_continue
 
 
+class Trained(Protocol):
+    """What the steps of a work move, as Fabric has set it up."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The network, with all that is trained beside it."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Its optimiser."""
+
+
 class Work(Protocol):
     """What is learnt in a run, and how it is judged. Only the first process judges, and finishes."""
 
@@ -46,12 +58,8 @@ class Work(Protocol):
         """The training images."""
 
     @property
-    def module(self) -> nn.Module:
-        """What is trained, as Fabric has set it up."""
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Its optimiser."""
+    def learner(self) -> Trained:
+        """What is trained, and its optimiser."""
 
     def step(self, images: Tensor, labels: Tensor, step: int, total_steps: int) -> Tensor:
         """One step of the optimiser. Returns its losses, detached, on the device: (len(losses),) or a scalar."""
@@ -194,7 +202,7 @@ def _train_epoch(
     done = position.step - epoch * len(order)
     sums = position.losses or [0.0] * len(work.losses)
     losses = torch.tensor(sums, dtype=torch.float64, device=team.device)
-    work.module.train()
+    work.learner.module.train()
     for images, labels in work.batches.iterate(order[done:]):
         losses += work.step(images, labels, position.step, total)
         position.step += 1
@@ -221,7 +229,7 @@ def _close_epoch(training: Training[C], position: Position, epoch: int, rate: fl
     training.history.add(  # before the checkpoint: a row too many is forgotten, one too few is lost
         epoch + 1,
         step=position.step,
-        lr=current_lr(training.work.optimizer),
+        lr=current_lr(training.work.learner.optimizer),
         losses=dict(zip(training.work.losses, means, strict=True)),
         values=values,
         images_per_second=rate,
@@ -236,7 +244,7 @@ def _save_last(training: Training[C], position: Position) -> None:
     if not training.team.first:
         return
     tensors = training.work.tensors()
-    optimizer = optim.optimizer_tensors(training.work.optimizer)
+    optimizer = optim.optimizer_tensors(training.work.learner.optimizer)
     state = dataclasses.asdict(position) | {"best_nll": min(position.best_nll, 1e300)}
     checkpoint.write(training.run.folder / "last", state, optimizer=optimizer, **tensors)
 
@@ -251,7 +259,7 @@ def _restore(training: Training[C]) -> Position:
         return Position()  # interrupted before the first checkpoint
     tensors, state = checkpoint.read(folder, "optimizer")
     training.work.restore(lambda name: checkpoint.read(folder, name)[0])
-    optim.restore_optimizer(training.work.optimizer, tensors)
+    optim.restore_optimizer(training.work.learner.optimizer, tensors)
     position = from_state(state)
     training.progress.say(f"going on from step {position.step}")
     return position

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from training import checkpoint, collapse, loop
 from training.batches import Batches
@@ -18,6 +18,7 @@ from training.devices import Team
 from training.errors import DivergedError
 from training.evaluate import images_at_once
 from training.features import features_of
+from training.json_files import write_json
 from training.knn import knn_accuracy
 from training.position import Position
 from training.pretrain_checks import check_rows, check_settings
@@ -58,18 +59,6 @@ class Encoding:
         """The training images."""
         return self.images.train
 
-    @property
-    def module(self) -> nn.Module:
-        """What is trained, as Fabric has set it up."""
-        module: nn.Module = self.learner.module
-        return module
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Its optimiser."""
-        optimizer: torch.optim.Optimizer = self.learner.optimizer
-        return optimizer
-
     def step(self, images: Tensor, labels: Tensor, step: int, total_steps: int) -> Tensor:
         """One step of the optimiser. Shapes as in `pretrain_step`."""
         return pretrain_step(self.learner, images, labels, step, total_steps)
@@ -107,7 +96,7 @@ class Encoding:
             "precision": pick_precision(run.config.precision, team.device),
             "versions": run.problem.versions,
         }
-        checkpoint.write_json(run.folder / "result.json", result)
+        write_json(run.folder / "result.json", result)
         if collapse.collapsed(std):
             self.progress.say(f"THE ENCODER HAS COLLAPSED: {collapse.collapse_warning(std)}")
         self.progress.say(

@@ -13,13 +13,14 @@ from training.batches import Batches, prepare
 from training.checkpoint import Problem, Run
 from training.config import DataConfig, absolute_paths, stem
 from training.device import pick_precision
-from training.errors import ConfigError, DataError
+from training.errors import ConfigError
 from training.pool import Pool, load_pool
 from training.pretrain_config import PretrainConfig
 from training.progress import Progress, Stopwatch
 from training.provenance import versions
-from training.setup import KEPT_IMAGES, image_spec
-from training.statistics import channel_statistics, evenly_spaced
+from training.resume import check_classes, check_counts
+from training.setup import image_spec, kept_images
+from training.statistics import channel_statistics
 from training.views import check_views
 
 LR_OF_256 = (
@@ -71,8 +72,7 @@ def start_pretraining(
         counts=images.counts,
         versions=versions(),
     )
-    kept = evenly_spaced(len(images.val), KEPT_IMAGES)
-    pixels, labels = next(iter(images.val.iterate([kept])))
+    pixels, labels = kept_images(images.val)
     run = checkpoint.create_run(
         folder, settled(config, device, len(images.train)), problem, pixels, labels
     )
@@ -89,14 +89,9 @@ def continue_pretraining(
     """
     config = run.config
     pool = load_pool(config.data, unlabelled=config.unlabelled)
-    if pool.classes != run.problem.classes:
-        raise DataError(f"{pool.name} has other classes than when {run.folder} began; train again")
+    check_classes(run, pool.name, pool.classes)
     images = read(pool, run.problem.image, config.data, device, progress)
-    if images.counts != run.problem.counts:
-        raise DataError(
-            f"{pool.name} has {images.counts} images to learn from and held out, "
-            f"but {run.problem.counts} when {run.folder} began; train again"
-        )
+    check_counts(run, pool.name, images.counts, "to learn from and held out")
     return images
 
 

@@ -5,7 +5,6 @@ Everything random is drawn from (seed, step). Knows no run folder and no epoch.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -58,11 +57,10 @@ class Pretrainer:
     """What every step needs. module is the network as Fabric has set it up."""
 
     config: PretrainConfig
-    problem: Problem
     fabric: Fabric
     network: Pretraining
-    module: Any
-    optimizer: Any
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
     team: Team
 
     @property
@@ -108,7 +106,7 @@ def set_up(run: Run[PretrainConfig], team: Team) -> Pretrainer:
         network, config.optim, steady=method.steady(), late=method.frozen(0)
     )
     module, optimizer = fabric.setup(network, optimizer)
-    return Pretrainer(config, problem, fabric, network, module, optimizer, team)
+    return Pretrainer(config, fabric, network, module, optimizer, team)
 
 
 def synchronised(network: Pretraining) -> Pretraining:

@@ -21,15 +21,15 @@ from training.encoder import Encoder
 from training.evaluate import images_at_once, metrics
 from training.features import features_of
 from training.frozen import as_the_encoder, open_frozen
+from training.json_files import write_json
 from training.logistic import Choice
 from training.objectives import PROBE
 from training.pretrained import provenance_of
 from training.probe_config import ProbeConfig
 from training.progress import Progress, Stopwatch
 from training.provenance import versions
-from training.setup import KEPT_IMAGES, Prepared, read_splits
+from training.setup import Prepared, kept_images, read_splits
 from training.splits import Dataset
-from training.statistics import evenly_spaced
 from training.subsets import class_counts
 
 
@@ -133,8 +133,7 @@ def _create(
         pretrained_weights=provenance_of(source, "best"),
         class_counts=tuple(class_counts(prepared.train.labels.tolist(), len(dataset.classes))),
     )
-    kept = evenly_spaced(len(prepared.val), KEPT_IMAGES)
-    images, labels = next(iter(prepared.val.iterate([kept])))
+    images, labels = kept_images(prepared.val)
     return checkpoint.create_run(out, settings, problem, images, labels, resumable=False)
 
 
@@ -175,7 +174,7 @@ def _write(
         "versions": run.problem.versions,
         "pretrained_weights": run.problem.pretrained_weights,
     }
-    checkpoint.write_json(run.folder / "result.json", result)
+    write_json(run.folder / "result.json", result)
     progress.say(
         f"test: top-1 {100 * test['top1']:.2f} %, mean per class {100 * test['mean_per_class']:.2f} % "
         f"({test['n']:,} images)"

@@ -50,11 +50,7 @@ def continue_run(run: Run, device: torch.device, progress: Progress) -> Prepared
     """
     dataset = load_again(run, run.config.data)
     prepared = read_splits(dataset, run.problem.image, run.config.data, device, progress)
-    if prepared.counts != run.problem.counts:
-        raise DataError(
-            f"{dataset.name} has {prepared.counts} images to train, validate and test, "
-            f"but {run.problem.counts} when {run.folder} began; train again"
-        )
+    check_counts(run, dataset.name, prepared.counts, "to train, validate and test")
     return prepared
 
 
@@ -65,11 +61,31 @@ def load_again(run: Run, config: DataConfig) -> Dataset:
         DataError: the data is not there, or has other classes now.
     """
     dataset = data.load(config)
-    if dataset.classes != run.problem.classes:
-        raise DataError(
-            f"{dataset.name} has other classes than when {run.folder} began; train again"
-        )
+    check_classes(run, dataset.name, dataset.classes)
     return dataset
+
+
+def check_classes(run: Run[Any], name: str, classes: tuple[str, ...]) -> None:
+    """Refuse data, called name, that has other classes than when the run began.
+
+    Raises:
+        DataError: it has.
+    """
+    if classes != run.problem.classes:
+        raise DataError(f"{name} has other classes than when {run.folder} began; train again")
+
+
+def check_counts(run: Run[Any], name: str, counts: tuple[int, ...], purposes: str) -> None:
+    """Refuse data, called name, that has other numbers of images, for these purposes, than when the run began.
+
+    Raises:
+        DataError: it has.
+    """
+    if counts != run.problem.counts:
+        raise DataError(
+            f"{name} has {counts} images {purposes}, "
+            f"but {run.problem.counts} when {run.folder} began; train again"
+        )
 
 
 def changed_settings(config: Any) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from serving.images import ImageSpec
 from training import checkpoint, data
 from training.backbones import TIMM, build_backbone, default_image_size
-from training.batches import Batches, prepare
+from training.batches import Batch, Batches, prepare
 from training.checkpoint import Problem, Run
 from training.checks import mirrors
 from training.config import DataConfig, TrainConfig, absolute_paths, default_folder
@@ -72,10 +72,14 @@ def start_run(
     prepared = dataclasses.replace(prepared, start=start)
     check_colours(prepared.train, transformations, progress)
     problem = describe_problem(config, dataset, spec, prepared)
-    kept = evenly_spaced(len(prepared.val), KEPT_IMAGES)
-    images, labels = next(iter(prepared.val.iterate([kept])))
+    images, labels = kept_images(prepared.val)
     config = settled(config, device, len(prepared.train))
     return checkpoint.create_run(folder, config, problem, images, labels, teacher), prepared
+
+
+def kept_images(val: Batches) -> Batch:
+    """The validation images that stay with a run, evenly spaced, and their labels: at most 64."""
+    return next(iter(val.iterate([evenly_spaced(len(val), KEPT_IMAGES)])))
 
 
 def describe_problem(

@@ -36,8 +36,8 @@ class Learner:
     problem: Problem
     fabric: Fabric
     network: Network
-    module: Any
-    optimizer: Any
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
     average: Any = None
     teacher: Callable[[Tensor], Tensor] | None = None
     balance: Balance = field(default_factory=Balance)

@@ -15,7 +15,7 @@ from export.bundle import export
 from export.config import ExportConfig
 from export.errors import ExportError
 from serving import bundle as contract
-from serving.bundle import Manifest
+from serving.manifest import Manifest
 from serving.predictor import Predictor
 from tests.runs import tiny_run
 from training import checkpoint

@@ -21,6 +21,7 @@ from export.config import EvaluateConfig, ExportConfig
 from export.errors import ExportError, VerificationError
 from export.evaluate import run as evaluate
 from serving import bundle as contract
+from serving.manifest import Tensor
 from serving.predictor import Predictor
 from tests.training.pretraining import pretraining
 from training import checkpoint
@@ -73,8 +74,8 @@ def test_bundle_has_one_mode_that_embeds(embedder: Path):
     assert (manifest.task, manifest.name, manifest.default_mode) == ("embed", "colours", "embed")
     assert (manifest.classes, manifest.transformations) == ((), ())
     (mode,) = manifest.modes.values()
-    assert mode.inputs == (contract.Tensor("images", "uint8", (None, 8, 8, 3)),)
-    assert mode.outputs == (contract.Tensor("embeddings", "float32", (None, 64)),)
+    assert mode.inputs == (Tensor("images", "uint8", (None, 8, 8, 3)),)
+    assert mode.outputs == (Tensor("embeddings", "float32", (None, 64)),)
     assert (mode.file, mode.forward_passes, manifest.dimensions) == ("embed.onnx", 1, 64)
     assert {path.name for path in embedder.iterdir()} == {"manifest.json", "embed.onnx"}
 

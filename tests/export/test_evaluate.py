@@ -17,6 +17,7 @@ from tests.runs import write_npz
 from training import checkpoint
 from training.checkpoint import Run
 from training.evaluate import wilson_interval
+from training.json_files import write_json
 
 
 def test_a_bundle_is_worth_what_its_run_is_worth(exported: Path, trained: Run):
@@ -173,7 +174,7 @@ def test_classes_of_several_are_not_asked_for_one_by_one(trained: Run, exported:
 def test_runs_of_other_classes_are_not_compared(trained: Run, run: Run):
     path = run.folder / "problem.json"
     other = json.loads(path.read_text()) | {"classes": ["red", "green", "violet"]}
-    checkpoint.write_json(path, other)
+    write_json(path, other)
     sums = run.folder / checkpoint.SUMS
     name = hashlib.sha256(path.read_bytes()).hexdigest()
     sums.write_text(re.sub(r"\w+(?=  problem.json)", name, sums.read_text()))

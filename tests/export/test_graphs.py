@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from export.graphs import build_graph, build_rest, identity_head, rest_signature, shipped, signature
-from serving.bundle import Tensor
+from serving.manifest import Tensor
 from training import checkpoint
 from training.checkpoint import Run
 from training.config import LossConfig

@@ -15,7 +15,7 @@ from export.config import ExportConfig, Precision
 from export.errors import ExportError, PrecisionError
 from export.quantize import Feeds
 from serving import bundle as contract
-from serving.bundle import Manifest
+from serving.manifest import Manifest
 from serving.predictor import Predictor
 from tests.runs import tiny_run
 from training.checkpoint import Run

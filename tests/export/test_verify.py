@@ -6,8 +6,9 @@ import torch
 
 from export import verify
 from export.graphs import Signature, build_graph, signature
-from serving.bundle import Tensor, read
+from serving.bundle import read
 from serving.images import Pixels
+from serving.manifest import Tensor
 from training import checkpoint
 from training.checkpoint import Run
 from training.network import Network

@@ -8,7 +8,8 @@ import onnxruntime
 import pytest
 
 from serving import predictor
-from serving.bundle import Bundle, BundleError, Tensor, file_sha256, read
+from serving.bundle import Bundle, BundleError, file_sha256, read
+from serving.manifest import Tensor
 from serving.predictor import DeviceError, ModeError, Predictor, mode_name
 from tests.bundles import SIZE, write_auto, write_bundle, write_embedder, write_manifest
 from tests.pictures import BLUE, GREEN, RED

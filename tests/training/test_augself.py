@@ -10,7 +10,6 @@ from training.augself import (
     AugHead,
     AugSelf,
     AugSelfLoss,
-    Pair,
     Views,
     difference_loss,
     parse_weights,
@@ -19,6 +18,7 @@ from training.augself import (
 )
 from training.errors import ConfigError
 from training.pretrain_config import ViewsConfig
+from training.ssl.method import Pair
 from training.views import draw_views
 
 EVERYTHING = ViewsConfig(rotation=0.7, solarize=0.5)
