@@ -40,7 +40,7 @@ async def classify(model: Model, wanted: Form) -> dict[str, Any]:
     entries = _entries(model, await _answer(model, good, mode, wanted), count) if good else iter(())
     found = [item_error(one) if isinstance(one, ImageError) else next(entries) for one in decoded]
     milliseconds = round((time.perf_counter() - start) * 1000, 3)
-    said = {"model": model.name, "mode": mode}
+    said = {"model": model.name, "version": model.version, "mode": mode}
     if wanted.many:
         named = [{"name": i.name, **entry} for i, entry in zip(wanted.items, found, strict=True)]
         return {**said, "predictions": named, "milliseconds": milliseconds}

@@ -34,6 +34,7 @@ async def embed(model: Model, wanted: EmbedForm) -> dict[str, Any]:
         vectors = iter((unit(values) if wanted.normalize else values).tolist())
     return {
         "model": model.name,
+        "version": model.version,
         "mode": mode,
         "dimensions": manifest.dimensions,
         "normalized": wanted.normalize,

@@ -1,8 +1,12 @@
-"""The Open Inference Protocol's part of the server's OpenAPI document, in brief: the protocol has a text of its own."""
+"""The Open Inference Protocol's part of the server's OpenAPI document, in brief: the protocol has a text of its own.
+
+Its model repository extension is described here as well.
+"""
 
 from typing import Any
 
 from serving.limits import MAX_REQUEST_BYTES
+from serving.repository_endpoints import INDEX, LOAD, UNLOAD
 
 _TEXT, _OBJECT = {"type": "string"}, {"type": "object"}
 _MODEL = {
@@ -60,6 +64,49 @@ def paths() -> dict[str, Any]:
         "/v2/models/{model}": {**named, "get": _get("What does a model take and give?")},
         "/v2/models/{model}/ready": {**named, "get": _get("Is a model loaded?")},
         "/v2/models/{model}/infer": {**named, "post": infer},
+        **_repository(),
+    }
+
+
+def _repository() -> dict[str, Any]:
+    """The addresses of the model repository extension."""
+    name = {"name": "name", "in": "path", "required": True, "schema": _TEXT}
+    named = {"parameters": [{**name, "description": "the name of a model in the folder"}]}
+    off = "403 unless the server was started with --allow-load."
+    return {
+        INDEX: {
+            "post": {
+                "operationId": "index",
+                "summary": "Which models are there, and who serves them?",
+                "requestBody": {
+                    "content": {
+                        "application/json": {
+                            "schema": {
+                                "type": "object",
+                                "properties": {
+                                    "ready": {
+                                        "type": "boolean",
+                                        "description": "only what is served",
+                                    }
+                                },
+                            }
+                        }
+                    }
+                },
+                "responses": _responses("application/json"),
+            }
+        },
+        LOAD: {**named, "post": _change("load", "Serve a model, or load it again", off)},
+        UNLOAD: {**named, "post": _change("unload", "Serve a model no more", off)},
+    }
+
+
+def _change(operation: str, summary: str, description: str) -> dict[str, Any]:
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "description": description,
+        "responses": _responses("application/json"),
     }
 
 

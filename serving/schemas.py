@@ -46,7 +46,8 @@ class Found(BaseModel):
 class Prediction(Found):
     """What an image shows that is alone in its request."""
 
-    model: str = Field(description="the bundle's name")
+    model: str = Field(description="its name")
+    version: str = Field(description="of the model that answered; 1 where it has no versions")
     mode: str = Field(description="the mode that answered")
     milliseconds: float = Field(ge=0, description="decoding and inference, without the network")
 
@@ -74,7 +75,8 @@ class FailedItem(BaseModel):
 class Predictions(BaseModel):
     """What many images show, in their order; an unusable one spoils nothing."""
 
-    model: str = Field(description="the bundle's name")
+    model: str = Field(description="its name")
+    version: str = Field(description="of the model that answered; 1 where it has no versions")
     mode: str = Field(description="the mode that answered")
     predictions: list[FoundItem | FailedItem]
     milliseconds: float = Field(ge=0, description="decoding and inference, without the network")
@@ -90,7 +92,8 @@ class UnusableImage(ItemError):
 class Embeddings(BaseModel):
     """The vectors of one or several images."""
 
-    model: str = Field(description="the bundle's name")
+    model: str = Field(description="its name")
+    version: str = Field(description="of the model that answered; 1 where it has no versions")
     mode: str = Field(description="the mode that answered")
     dimensions: int = Field(ge=1, description="how many numbers a vector has")
     normalized: bool = Field(description="whether every vector has length 1")

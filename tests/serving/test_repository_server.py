@@ -157,7 +157,7 @@ def test_models_come_and_go_by_http_in_all_workers_at_once(server: Server):
     assert server.post("b", "load").status_code == 200
     for _ in range(20):
         answer = httpx.post(f"{server.url}/predict?model=b", content=plain(RED))
-        assert answer.json()["label"] == "rot"
+        assert (answer.json()["label"], answer.json()["version"]) == ("rot", "2")
     (row,) = [row for row in server.index() if row["name"] == "b"]
     assert (row["version"], row["state"], len(row["workers"])) == ("2", "READY", 2)
     assert len({worker["generation"] for worker in row["workers"]}) == 1

@@ -11,7 +11,7 @@ from bentoml.exceptions import BentoMLException
 from PIL import Image
 from starlette.testclient import TestClient
 
-from serving import classification, form, model, pages, schemas
+from serving import classification, form, model, pages, protocol, repository_endpoints, schemas
 from serving.engine import Processors
 from serving.payload import Item
 from serving.predictor import Predictor
@@ -164,8 +164,10 @@ def test_addresses_answer(client: TestClient, path: str):
 
 def test_document_describes_every_address_and_resolves(client: TestClient):
     document = client.get("/docs.json").json()
-    own = {path for path in document["paths"] if not path.startswith("/v2")}
-    assert own == {"/predict", "/models", "/livez", "/readyz", "/metrics"}
+    own = {"/predict", "/models", "/livez", "/readyz", "/metrics"}
+    versions = {path for path in protocol.ADDRESSES if "/versions/" in path}
+    of_protocol = (set(protocol.ADDRESSES) - versions) | repository_endpoints.ADDRESSES
+    assert set(document["paths"]) == own | of_protocol
     parameters = document["paths"]["/predict"]["post"]["parameters"]
     assert parameters[0]["schema"]["enum"] == ["distilled", "single", "aggregated"]
     for reference in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
