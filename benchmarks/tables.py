@@ -205,6 +205,22 @@ def _jpeg(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _memory(results: dict[str, Any]) -> str:
+    lines = ["| network | modes | loaded, MB | with full batches, MB |", "|---|---|---|---|"]
+    for bundle in results["bundles"]:
+        for row in bundle["rows"]:
+            modes = ", ".join(f"`{mode}`" for mode in row["modes"])
+            lines.append(
+                f"| {bundle['backbone']}, {bundle['image']} | {modes} | {row['loaded_mb']:.0f} | {row['most_mb']:.0f} |"
+            )
+    lines.append("")
+    lines.append(
+        f"Beside the process itself, n = 1, one process a line. {results['hardware']}, onnxruntime "
+        f"{results['versions']['onnxruntime-gpu']}. Made by `{results['command']}`."
+    )
+    return "\n".join(lines) + "\n"
+
+
 def _auto(results: dict[str, Any]) -> str:
     lines = [
         "| trained as | one pass, top-1 % | `aggregated` | `auto` | passes | `aggregated` − `auto`, points | seeds |",
@@ -265,6 +281,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "serving": _serving,
     "precision": _precision,
     "jpeg": _jpeg,
+    "memory": _memory,
     "auto-digits": _auto,
     "auto-cifar10-small": _auto,
 }

@@ -14,6 +14,7 @@ from benchmarks import (
     gpu,
     jpeg,
     load,
+    memory,
     precision,
     requests,
     servers,
@@ -24,7 +25,7 @@ from benchmarks import (
 from benchmarks.accuracy import Place
 from benchmarks.experiments import EXPERIMENTS, Comparison, Experiment
 from serving import bundle, images
-from tests.bundles import write_bundle
+from tests.bundles import write_auto, write_bundle
 from tests.pictures import encoded
 from tests.training.runs import interrupt_after, settings
 from training.checks import check_settings
@@ -303,6 +304,16 @@ def test_precision_is_measured_of_every_one(tmp_path: Path, monkeypatch: pytest.
     rows = precision.measure(turns=2)["rows"]
     assert list(rows) == ["fp32", "fp16", "int8"]
     assert rows["int8"]["bytes"] < rows["fp16"]["bytes"] < rows["fp32"]["bytes"]
+
+
+def test_memory_is_measured_of_every_mode_and_of_all(tmp_path: Path):
+    found = memory.measured(write_auto(tmp_path / "bundle"))
+    assert [row["modes"] for row in found["rows"]][-2:] == [
+        ["auto"],
+        ["distilled", "aggregated", "auto"],
+    ]
+    for row in found["rows"]:
+        assert 0 < row["loaded_mb"] <= row["most_mb"]
 
 
 def test_each_image_counts_by_the_mean_of_its_seeds():
