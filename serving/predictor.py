@@ -5,6 +5,7 @@ ModeError      a mode the bundle does not have
 """
 
 import ctypes
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -145,6 +146,8 @@ class Predictor:
         options.log_severity_level = _ERRORS_ONLY
         # threads spin until the next layer, which is quick; when nothing runs they leave the processor to others
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        _share_arena()
         path = bundle.graph(name)
         try:
             session = ort.InferenceSession(path, options, providers=[self.provider])
@@ -162,6 +165,15 @@ class Predictor:
         )
         self.provider = _CPU
         return session
+
+
+@functools.cache
+def _share_arena() -> None:
+    """Let all sessions of this process share an arena: each would keep the memory of its largest batch for itself."""
+    place = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    ort.create_and_register_allocator(place, None)
 
 
 def _bytes(bundle: Bundle, mode: str) -> int:
