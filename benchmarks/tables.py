@@ -205,6 +205,29 @@ def _jpeg(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _hot_path(results: dict[str, Any]) -> str:
+    loaded, alone = results["under_load_us"], results["in_one_process_us"]
+    whole, bare = alone["whole_answer"], alone["answer_without_bentoml"]
+    rows = {
+        "threads that run the network": loaded["network"],
+        "the event loop": loaded["event_loop"],
+        "the load generator": loaded["load_generator"],
+        "nobody (waiting for each other), or other programmes": loaded["idle_or_others"],
+        "*onnxruntime alone, the same image*": loaded["onnxruntime_alone"],
+        "*of the loop, measured by itself:* decoding the PNG": alone["decoding"],
+        "*the same:* the answer, handing over to another thread and back": bare - alone["decoding"],
+        "*the same:* BentoML's layers and the gate around them": whole - bare,
+    }
+    lines = ["| who | microseconds a request |", "|---|---|"]
+    lines += [f"| {who} | {microseconds:,.0f} |" for who, microseconds in rows.items()]
+    lines.append("")
+    lines.append(
+        f"{results['what']}; medians of {results['n']} rounds, of all processors together. {results['hardware']}, "
+        f"bentoml {results['versions']['bentoml']}. Made by `{results['command']}`."
+    )
+    return "\n".join(lines) + "\n"
+
+
 def _memory(results: dict[str, Any]) -> str:
     lines = ["| network | modes | loaded, MB | with full batches, MB |", "|---|---|---|---|"]
     for bundle in results["bundles"]:
@@ -281,6 +304,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "serving": _serving,
     "precision": _precision,
     "jpeg": _jpeg,
+    "hot_path": _hot_path,
     "memory": _memory,
     "auto-digits": _auto,
     "auto-cifar10-small": _auto,

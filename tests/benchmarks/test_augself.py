@@ -1,0 +1,74 @@
+"""The benchmark of AugSelf."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from benchmarks import (
+    augself,
+)
+from training.pretrain_checks import check_settings as check_pretraining
+from training.pretrain_config import PretrainConfig
+
+
+def test_every_encoder_can_be_pretrained_and_differs_from_its_plain_row_in_augself_alone():
+    for experiment in augself.EXPERIMENTS.values():
+        for config in experiment.rows.values():
+            check_pretraining(config)
+        for aware, plain in augself.PAIRS:
+            without = dataclasses.replace(experiment.rows[aware], augself="")
+            assert without == experiment.rows[plain]
+
+
+def encoder_entry(row: str, seed: int, flowers: float, seconds: float = 10.0) -> dict[str, object]:
+    probes = {
+        name: {"test": {"plain": {"top1": top1}}}
+        for name, top1 in (("flowers17", flowers), ("dtd10", 0.3))
+    }
+    scores = {name: {"score": 0.2} for name in ("crop", "color")}
+    pretraining = {"val": {"val_knn_top1": 0.1}, "seconds": seconds}
+    return {
+        "row": row,
+        "seed": seed,
+        "probes": probes,
+        "awareness": scores,
+        "pretraining": pretraining,
+    }
+
+
+def test_gain_of_augself_is_paired_by_seed():
+    runs = [encoder_entry("simsiam", seed, 0.5 + 0.1 * seed) for seed in (0, 1, 2)]
+    runs += [encoder_entry("simsiam + augself", seed, 0.6 + 0.2 * seed) for seed in (0, 1)]
+    (found,) = augself.compare(runs)
+    # 0.1 and 0.2: mean 0.15, sd 0.0707, t = 12.706 with one degree of freedom
+    assert found["gains"]["flowers17"] == {
+        "mean": pytest.approx(0.15),
+        "half_width_95": pytest.approx(12.7062 * 0.0707107 / 2**0.5, abs=1e-5),
+        "n": 2,
+    }
+    assert found["gains"]["mean of both"]["mean"] == pytest.approx(0.075)
+    lines = {line["row"]: line["numbers"]["flowers17"]["n"] for line in augself.table(runs)}
+    assert lines == {"simsiam": 3, "simsiam + augself": 2}
+
+
+def test_results_of_changed_settings_do_not_count_and_their_runs_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = augself.Place(tmp_path, tmp_path / "results", tmp_path / "runs")
+    augself.add("augself-small", encoder_entry("simclr", 0, 0.5), place)
+    assert len(augself.read_results("augself-small", place)["runs"]) == 1
+    folders: list[Path | None] = []
+
+    def kept(config: PretrainConfig) -> None:
+        folders.append(config.out)
+
+    monkeypatch.setattr(augself, "pretrain", kept)
+    for experiment in (
+        augself.EXPERIMENTS["augself-small"],
+        augself.tiny(augself.EXPERIMENTS["augself-small"]),
+    ):
+        monkeypatch.setitem(augself.EXPERIMENTS, "augself-small", experiment)
+        augself.pretrained("augself-small", "simclr", 0, place)
+    assert folders[0] != folders[1]
+    assert augself.read_results("augself-small", place)["runs"] == []
