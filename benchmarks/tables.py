@@ -12,6 +12,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = (
     "README.md",
+    "docs/augself.md",
     "docs/bundle.md",
     "docs/images.md",
     "docs/serving.md",
@@ -205,6 +206,27 @@ def _jpeg(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _augself_speed(results: dict[str, Any]) -> str:
+    lines = [
+        "| network | method | plain step, s | with AugSelf, s | ratio of a turn (quartiles) | turns |",
+        "|---|---|---|---|---|---|",
+    ]
+    for recipe in results.values():
+        for method, row in recipe["methods"].items():
+            low, high = row["ratio"]["quartiles"]
+            lines.append(
+                f"| {recipe['what']} | {method} | {row['plain_s']:.2f} | {row['augself_s']:.2f} "
+                f"| {row['ratio']['median']:.3f} ({low:.3f} to {high:.3f}) | {recipe['turns']} |"
+            )
+    some = next(iter(results.values()))
+    hardware = "; ".join(sorted({recipe["hardware"] for recipe in results.values()}))
+    lines.append("")
+    lines.append(
+        f"{hardware}, torch {some['versions']['torch']}. Made by `python -m benchmarks.augself_speed RECIPE`."
+    )
+    return "\n".join(lines) + "\n"
+
+
 def _hot_path(results: dict[str, Any]) -> str:
     loaded, alone = results["under_load_us"], results["in_one_process_us"]
     whole, bare = alone["whole_answer"], alone["answer_without_bentoml"]
@@ -304,6 +326,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "serving": _serving,
     "precision": _precision,
     "jpeg": _jpeg,
+    "augself_speed": _augself_speed,
     "hot_path": _hot_path,
     "memory": _memory,
     "auto-digits": _auto,

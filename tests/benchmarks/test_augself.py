@@ -4,10 +4,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import (
-    augself,
-)
+from benchmarks import augself, augself_speed
 from training.pretrain_checks import check_settings as check_pretraining
 from training.pretrain_config import PretrainConfig
 
@@ -72,3 +71,17 @@ def test_results_of_changed_settings_do_not_count_and_their_runs_are_not_taken(
         augself.pretrained("augself-small", "simclr", 0, place)
     assert folders[0] != folders[1]
     assert augself.read_results("augself-small", place)["runs"] == []
+
+
+def test_step_is_timed_with_and_without_augself_in_turn():
+    rows = augself.tiny(augself.EXPERIMENTS["augself-small"]).rows
+    found = augself_speed.measure(rows, torch.device("cpu"), turns=2)
+    assert found["methods"].keys() == {"simsiam", "simclr"}
+    for row in found["methods"].values():
+        assert min(row["plain_s"], row["augself_s"], row["ratio"]["median"]) > 0
+
+
+def test_ratio_of_steps_is_of_the_same_turn():
+    found = augself_speed.ratios([2.0, 30.0, 4.4], [2.0, 20.0, 4.0])
+    assert found["median"] == pytest.approx(1.1)
+    assert found["quartiles"] == [pytest.approx(1.0), pytest.approx(1.5)]
