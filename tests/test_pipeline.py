@@ -18,7 +18,7 @@ from PIL import Image
 
 from serving.images import encode_png
 from tests.runs import CLASSES, colour_pictures, write_npz
-from tests.serving.test_server import free_port, serving, start_command
+from tests.serving.servers import free_port, serving, start_command
 from training import checkpoint
 from training.frozen import load_encoder
 

@@ -14,7 +14,7 @@ import pytest
 from serving.settings import ROOT
 from tests.bundles import write_bundle
 from tests.pictures import GREEN, plain
-from tests.serving.test_server import free_port, serving
+from tests.serving.servers import free_port, serving
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from bentoml.exceptions import BentoMLException
 from tests.answers import error
 from tests.bundles import write_embedder
 from tests.pictures import BLUE, GREEN, RED, plain
-from tests.serving.test_server import free_port, serving, start_command
+from tests.serving.servers import free_port, serving, start_command
 
 
 @pytest.fixture(scope="module")

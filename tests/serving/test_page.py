@@ -9,7 +9,7 @@ import pytest
 
 from tests.bundles import write_bundle, write_embedder
 from tests.pictures import GREEN, RED, plain
-from tests.serving.test_server import free_port, serving, start_command
+from tests.serving.servers import free_port, serving, start_command
 
 CHROMIUM = Path("/usr/bin/chromium")
 

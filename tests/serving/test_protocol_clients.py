@@ -13,7 +13,7 @@ import pytest
 from serving import limits
 from tests.bundles import CLASSES, SIZE, TURNS, write_embedder
 from tests.pictures import BLUE, GREEN, RED, plain
-from tests.serving.test_server import free_port, serving, start_command
+from tests.serving.servers import free_port, serving, start_command
 from tests.tensors import entry, labels, pictures
 
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")

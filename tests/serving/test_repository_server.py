@@ -19,7 +19,7 @@ import pytest
 from serving.settings import ROOT
 from tests.bundles import replace_bundle, write_bundle, write_embedder, write_unloadable
 from tests.pictures import RED, plain
-from tests.serving.test_server import free_port, launch, serving, start_command
+from tests.serving.servers import free_port, launch, serving, start_command
 
 pytestmark = pytest.mark.slow
 
