@@ -38,8 +38,9 @@ $(RUN)/result.json: | $(VENV)/.export
 	@if [ -f $(RUN)/SHA256SUMS ]; then $(BIN)/viewfold train --resume $(RUN); \
 	else $(BIN)/viewfold train $(RECIPE) --out $(RUN); fi
 
+# a process for each processor, and a thread for each process: threads of several processes hold each other up
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
