@@ -121,7 +121,8 @@ def _auto(results: dict[str, Any]) -> str:
     lines.append("")
     lines.append(
         f"Means over the seeds (95 % intervals, paired by seed); chosen on {images['validation']:,} validation images, "
-        f"measured on {images['test']:,} test images. {results['hardware']}, torch {versions['torch']}. Made by `{results['command']}`."
+        f"measured on {images['test']:,} test images. {results['hardware']}, torch {versions['torch']}. "
+        f"Made by `{results['command']}`."
     )
     return "\n".join(lines) + "\n"
 
