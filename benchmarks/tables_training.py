@@ -3,66 +3,70 @@
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.markdown import grid, section
+
 
 def _accuracy(results: dict[str, Any]) -> str:
-    lines = [
-        "| trained as | answered by | forward passes | top-1 % | NLL | ECE | training, s | seeds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in results["table"]:
-        cells = [row["row"], f"`{row['mode']}`", str(row["forward_passes"]), _percent(row["top1"])]
-        cells += [
+    headings = ("trained as", "answered by", "forward passes", "top-1 %", "NLL", "ECE")
+    rows = [
+        (
+            row["row"],
+            f"`{row['mode']}`",
+            str(row["forward_passes"]),
+            _percent(row["top1"]),
             _spread(row["nll"], ".3f"),
             _spread(row["ece"], ".3f"),
             _spread(row["seconds"], ".0f"),
             str(row["seeds"]),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *_differences(results["comparisons"])]
+        )
+        for row in results["table"]
+    ]
     versions = results["runs"][0]["versions"]
     hardware = sorted({run["hardware"] for run in results["runs"]})
-    lines.append(
+    return section(
+        [*grid((*headings, "training, s", "seeds"), rows), *_differences(results["comparisons"])],
         f"Mean ± standard deviation over the seeds, {results['table'][0]['images']:,} test images, one fixed "
         f"split. {'; '.join(hardware)}, torch {versions['torch']}, Python {versions['python']}. "
-        f"Made by `{results['command']}`."
+        f"Made by `{results['command']}`.",
     )
-    return "\n".join(lines) + "\n"
 
 
 def _folding(results: dict[str, Any]) -> str:
-    lines = [
-        "| way | answered by | forward passes | validation top-1 % | NLL | seeds |",
-        "|---|---|---|---|---|---|",
+    headings = ("way", "answered by", "forward passes", "validation top-1 %", "NLL", "seeds")
+    rows = [
+        (
+            row["row"],
+            f"`{row['mode']}`",
+            str(row["forward_passes"]),
+            _percent(row["top1"]),
+            _spread(row["nll"], ".3f"),
+            str(row["seeds"]),
+        )
+        for row in results["validation"]
     ]
-    for row in results["validation"]:
-        cells = [row["row"], f"`{row['mode']}`", str(row["forward_passes"]), _percent(row["top1"])]
-        cells += [_spread(row["nll"], ".3f"), str(row["seeds"])]
-        lines.append("| " + " | ".join(cells) + " |")
     images = results["validation"][0]["images"]
-    lines.append("")
-    lines.append(
-        f"Mean ± standard deviation over the seeds, {images:,} validation images. Made by `{results['command']}`."
+    return section(
+        grid(headings, rows),
+        f"Mean ± standard deviation over the seeds, {images:,} validation images. Made by `{results['command']}`.",
     )
-    return "\n".join(lines) + "\n"
 
 
 def _differences(comparisons: list[dict[str, Any]]) -> list[str]:
     if not comparisons:
         return []
-    lines = [
-        "| difference in top-1, paired by seed | points, 95 % interval | seeds |",
-        "|---|---|---|",
-    ]
-    for line in comparisons:
-        lines.append(
-            f"| {line['row']} `{line['mode']}` − {line['against_row']} `{line['against_mode']}` "
-            f"| {_half_width(line['top1'])} | {line['top1']['n']} |"
+    headings = ("difference in top-1, paired by seed", "points, 95 % interval", "seeds")
+    rows = [
+        (
+            f"{line['row']} `{line['mode']}` − {line['against_row']} `{line['against_mode']}`",
+            _half_width(line["top1"]),
+            str(line["top1"]["n"]),
         )
-    return [*lines, ""]
+        for line in comparisons
+    ]
+    return ["", *grid(headings, rows)]
 
 
 def _training_speed(results: dict[str, Any]) -> str:
-    lines = ["| loop | seconds a step | images/s | as fast as ours |", "|---|---|---|---|"]
     names = {
         "resident": "straightforward, fp32, images in memory",
         "loader": "straightforward, fp32, DataLoader and Pillow",
@@ -70,75 +74,77 @@ def _training_speed(results: dict[str, Any]) -> str:
         "ours, not compiled": "viewfold, `--compile off`",
     }
     ours = results["loops"]["ours"]["median_s"]
-    for name, loop in results["loops"].items():
-        lines.append(
-            f"| {names[name]} | {loop['median_s']:.3f} ({loop['min_s']:.3f} to {loop['max_s']:.3f}) "
-            f"| {loop['images_per_s']:.0f} | {ours / loop['median_s']:.2f} x |"
+    rows = [
+        (
+            names[name],
+            f"{loop['median_s']:.3f} ({loop['min_s']:.3f} to {loop['max_s']:.3f})",
+            f"{loop['images_per_s']:.0f}",
+            f"{ours / loop['median_s']:.2f} x",
         )
-    versions = results["versions"]
-    lines.append("")
-    lines.append(
+        for name, loop in results["loops"].items()
+    ]
+    return section(
+        grid(("loop", "seconds a step", "images/s", "as fast as ours"), rows),
         f"{results['what']}, batch {results['batch_size']}; medians (and extremes) of {results['n']} steps each, taken "
-        f"alternately. {results['hardware']}, torch {versions['torch']}. Made by `{results['command']}`."
+        f"alternately. {results['hardware']}, torch {results['versions']['torch']}. Made by `{results['command']}`.",
     )
-    return "\n".join(lines) + "\n"
 
 
 def _augself_speed(results: dict[str, Any]) -> str:
-    lines = [
-        "| network | method | plain step, s | with AugSelf, s | ratio of a turn (quartiles) | turns |",
-        "|---|---|---|---|---|---|",
-    ]
+    headings = ("network", "method", "plain step, s", "with AugSelf, s")
+    rows = []
     for recipe in results.values():
         for method, row in recipe["methods"].items():
             low, high = row["ratio"]["quartiles"]
-            lines.append(
-                f"| {recipe['what']} | {method} | {row['plain_s']:.2f} | {row['augself_s']:.2f} "
-                f"| {row['ratio']['median']:.3f} ({low:.3f} to {high:.3f}) | {recipe['turns']} |"
-            )
+            cells = [recipe["what"], method, f"{row['plain_s']:.2f}", f"{row['augself_s']:.2f}"]
+            ratio = f"{row['ratio']['median']:.3f} ({low:.3f} to {high:.3f})"
+            rows.append((*cells, ratio, str(recipe["turns"])))
     some = next(iter(results.values()))
     hardware = "; ".join(sorted({recipe["hardware"] for recipe in results.values()}))
-    lines.append("")
-    lines.append(
-        f"{hardware}, torch {some['versions']['torch']}. Made by `python -m benchmarks.augself_speed RECIPE`."
+    return section(
+        grid((*headings, "ratio of a turn (quartiles)", "turns"), rows),
+        f"{hardware}, torch {some['versions']['torch']}. Made by `python -m benchmarks.augself_speed RECIPE`.",
     )
-    return "\n".join(lines) + "\n"
 
 
 def _auto(results: dict[str, Any]) -> str:
-    lines = [
-        "| trained as | one pass, top-1 % | `aggregated` | `auto` | passes | `aggregated` − `auto`, points | seeds |",
-        "|---|---|---|---|---|---|---|",
+    headings = ("trained as", "one pass, top-1 %", "`aggregated`", "`auto`", "passes")
+    rows = [
+        (
+            f"{row['row']}, `{row['first_pass']}`",
+            *(f"{100 * row[key]['mean']:.2f}" for key in ("first", "aggregated", "auto")),
+            f"{row['forward_passes']['mean']:.2f}",
+            _half_width(row["lost"]),
+            str(row["lost"]["n"]),
+        )
+        for row in results["table"]
     ]
-    for row in results["table"]:
-        top1 = [f"{100 * row[key]['mean']:.2f}" for key in ("first", "aggregated", "auto")]
-        cells = [f"{row['row']}, `{row['first_pass']}`", *top1]
-        cells += [f"{row['forward_passes']['mean']:.2f}", _half_width(row["lost"])]
-        lines.append("| " + " | ".join([*cells, str(row["lost"]["n"])]) + " |")
-    if results["draws"]:
-        lines += ["", *_draws(results["draws"])]
+    table = grid((*headings, "`aggregated` − `auto`, points", "seeds"), rows)
     images, versions = results["runs"][0]["images"], results["versions"]
-    lines.append("")
-    lines.append(
+    return section(
+        [*table, *_draws(results["draws"])],
         f"Means over the seeds (95 % intervals, paired by seed); chosen on {images['validation']:,} validation images, "
         f"measured on {images['test']:,} test images. {results['hardware']}, torch {versions['torch']}. "
-        f"Made by `{results['command']}`."
+        f"Made by `{results['command']}`.",
     )
-    return "\n".join(lines) + "\n"
 
 
 def _draws(draws: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        "| trained as | images to choose on | rule | passes | lost on others, points | more than 0.2 lost |",
-        "|---|---|---|---|---|---|",
-    ]
-    for draw in draws:
-        lost = f"{100 * draw['lost']:+.2f}, in one of ten at least {100 * draw['lost_90']:+.2f}"
-        cells = [draw["row"], f"{draw['images']:,}", draw["rule"], f"{draw['forward_passes']:.2f}"]
-        lines.append(
-            "| " + " | ".join([*cells, lost, f"{100 * draw['over']:.0f} % of draws"]) + " |"
+    if not draws:
+        return []
+    headings = ("trained as", "images to choose on", "rule", "passes")
+    rows = [
+        (
+            draw["row"],
+            f"{draw['images']:,}",
+            draw["rule"],
+            f"{draw['forward_passes']:.2f}",
+            f"{100 * draw['lost']:+.2f}, in one of ten at least {100 * draw['lost_90']:+.2f}",
+            f"{100 * draw['over']:.0f} % of draws",
         )
-    return lines
+        for draw in draws
+    ]
+    return ["", *grid((*headings, "lost on others, points", "more than 0.2 lost"), rows)]
 
 
 def _half_width(value: dict[str, Any]) -> str:
