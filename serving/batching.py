@@ -41,14 +41,16 @@ class Lane:
 
     run: is called with the feeds of several jobs, concatenated along their first axis, and with whether nothing else is
         going on; from several threads.
-    most: images at a time; a job may not have more.
+    most: images at a time; a job may not have more. runs: how many runs may go on at a time.
     """
 
-    def __init__(self, run: Run, most: int) -> None:
+    def __init__(self, run: Run, most: int, runs: int) -> None:
         self.run = run
         self.most = most
+        self.runs = runs
         self.jobs: deque[_Job] = deque()
         self.images = 0
+        self.running = 0
 
 
 class Batcher:
@@ -62,7 +64,7 @@ class Batcher:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._running = 0
-        self._ready: deque[Lane] = deque()  # lanes with jobs, each once
+        self._ready: deque[Lane] = deque()  # lanes with jobs that may be run now, each once
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
@@ -88,9 +90,7 @@ class Batcher:
             self._bytes += size
             lane.jobs.append(_Job(feeds, images, size, answer))
             lane.images += images
-            if len(lane.jobs) == 1:
-                self._ready.append(lane)
-            self._changed.notify()
+            self._make_ready(lane)
         found: list[NDArray[Any]] = await answer
         return found
 
@@ -111,20 +111,29 @@ class Batcher:
                     return
                 lane = self._ready.popleft()
                 jobs = self._take(lane)
-                if lane.jobs:
-                    self._ready.append(lane)
-                    self._changed.notify()
+                lane.running += 1
+                self._make_ready(lane)
                 alone = not self._running and not self._ready
                 self._running += 1
             if jobs:
                 _run(lane, jobs, alone)
-            del lane, jobs  # a thread that waits keeps no model alive
             with self._changed:
                 self._running -= 1
+                lane.running -= 1
+                self._make_ready(lane)
+            del lane, jobs  # a thread that waits keeps no model alive
+
+    def _make_ready(self, lane: Lane) -> None:
+        """Let a thread take from a lane, if there is something that may be run now."""
+        if lane.jobs and lane.running < lane.runs:
+            if lane not in self._ready:
+                self._ready.append(lane)
+            self._changed.notify()
 
     def _take(self, lane: Lane) -> list[_Job]:
         """A runner's share of what waits in a lane, so that the others have something to do as well."""
-        share = min(lane.most, -(-lane.images // self._runners))
+        runs = min(self._runners, lane.runs)
+        share = min(lane.most, -(-lane.images // runs))
         jobs: list[_Job] = []
         images = 0
         while lane.jobs and (images == 0 or images + lane.jobs[0].images <= share):

@@ -16,10 +16,6 @@ from serving.manifest import COPIES, INPUT, PROBABILITIES, VOTES
 from serving.modes import Answered, asked
 from serving.predictor import Answers, Predictor
 
-MOST_RUNNERS = (
-    4  # each run uses all processors by itself; more of them fill the gaps between its layers
-)
-
 
 class Processors:
     """What all models of a process share: the threads that decode and those that run graphs.
@@ -29,7 +25,7 @@ class Processors:
 
     def __init__(self, threads: int) -> None:
         self.decoder = Decoder(threads)
-        self.batcher = Batcher(min(threads, MOST_RUNNERS), MAX_WAITING_BYTES)
+        self.batcher = Batcher(threads, MAX_WAITING_BYTES)
 
     def close(self) -> None:
         """Let the threads end."""
@@ -120,7 +116,9 @@ class Engine:
             predictor = self._predictor
             most = max(1, images_at_once(predictor.spec) // predictor.graph(graph).forward_passes)
             found = Lane(
-                lambda feeds, alone: predictor.run(graph, feeds, outputs, alone=alone), most
+                lambda feeds, alone: predictor.run(graph, feeds, outputs, alone=alone),
+                most,
+                predictor.runs_at_once(graph),
             )
             self._lanes[graph, outputs] = found
         return found

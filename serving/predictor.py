@@ -29,6 +29,7 @@ _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
 _SMALL_BYTES = 64 * 1024**2  # of a graph and its weights: so much may be there twice
+_MOST_RUNS = 4  # that share all threads: more than one fill the gaps between each other's layers
 _ERRORS_ONLY = (
     3  # onnxruntime's log severity; what is a warning there is either checked here or harmless
 )
@@ -79,9 +80,11 @@ class Predictor:
         most = threads or available_cpus()
         self._sessions = {graph: self._session(bundle, graph, most) for graph in graphs}
         self._crowded = dict(self._sessions)  # for calls beside others
+        self._runs = dict.fromkeys(graphs, 1 if self.provider == _CUDA else min(most, _MOST_RUNS))
         if concurrent and most > 1 and self.provider == _CPU:
             small = [graph for graph in graphs if _bytes(bundle, graph) <= _SMALL_BYTES]
             self._crowded |= {graph: self._session(bundle, graph, 1) for graph in small}
+            self._runs |= dict.fromkeys(small, most)
 
     def mode_name(self, name: str | None) -> str:
         """The mode to answer in: the name itself if the bundle has it, its default mode for None.
@@ -94,6 +97,13 @@ class Predictor:
     def graph(self, name: str) -> Mode:
         """What the manifest says of a graph."""
         return self.manifest.graphs[name]
+
+    def runs_at_once(self, graph: str) -> int:
+        """How many calls of a graph at a time keep the processors busy.
+
+        One a processor where each call has a thread to itself, a few where they share all threads, one on a GPU.
+        """
+        return self._runs[graph]
 
     def run(
         self,

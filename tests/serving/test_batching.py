@@ -11,6 +11,7 @@ import pytest
 from serving.batching import Arrays, Batcher, Busy, Lane
 
 MOST = 8
+RUNS = 4
 
 
 class Graph:
@@ -56,7 +57,7 @@ async def held_back(graph: Graph, batcher: Batcher, lane: Lane) -> "asyncio.Task
 
 
 def test_single_job_runs_at_once_and_gets_all_outputs(graph: Graph, batcher: Batcher):
-    doubled, negated = asyncio.run(batcher.run(Lane(graph, MOST), numbers(1, 2, 3)))
+    doubled, negated = asyncio.run(batcher.run(Lane(graph, MOST, RUNS), numbers(1, 2, 3)))
     assert (doubled.tolist(), negated.tolist()) == ([2, 4, 6], [-1, -2, -3])
     assert graph.seen == [3]
 
@@ -65,7 +66,7 @@ def test_what_waits_together_runs_together_and_everybody_gets_their_own(
     graph: Graph, batcher: Batcher
 ):
     async def ask() -> list[list[float]]:
-        lane = Lane(graph, MOST)
+        lane = Lane(graph, MOST, RUNS)
         first = await held_back(graph, batcher, lane)
         waiting = [asyncio.create_task(batcher.run(lane, numbers(*range(k)))) for k in (1, 3, 2, 2)]
         await asyncio.sleep(0)
@@ -79,7 +80,7 @@ def test_what_waits_together_runs_together_and_everybody_gets_their_own(
 
 def test_never_more_images_than_the_lane_allows(graph: Graph, batcher: Batcher):
     async def ask() -> None:
-        lane = Lane(graph, MOST)
+        lane = Lane(graph, MOST, RUNS)
         first = await held_back(graph, batcher, lane)
         waiting = [batcher.run(lane, numbers(*range(5))) for _ in range(5)]
         tasks = [asyncio.create_task(one) for one in waiting]
@@ -93,8 +94,8 @@ def test_never_more_images_than_the_lane_allows(graph: Graph, batcher: Batcher):
 
 def test_several_runners_share_what_waits(graph: Graph):
     async def ask(batcher: Batcher) -> None:
-        lane, other = Lane(graph, MOST), Graph()
-        blocked = Lane(other, MOST)
+        lane, other = Lane(graph, MOST, RUNS), Graph()
+        blocked = Lane(other, MOST, RUNS)
         held = [await held_back(other, batcher, blocked) for _ in range(2)]
         tasks = [asyncio.create_task(batcher.run(lane, numbers(k))) for k in range(8)]
         await asyncio.sleep(0)
@@ -108,9 +109,25 @@ def test_several_runners_share_what_waits(graph: Graph):
     assert graph.seen[0] == 4  # half of what waits is left to the other
 
 
+def test_a_lane_has_no_more_runs_at_a_time_than_it_allows(graph: Graph):
+    async def ask(batcher: Batcher) -> None:
+        lane, other = Lane(graph, 1, 2), Lane(Graph(), 1, 2)
+        held = [await held_back(graph, batcher, lane) for _ in range(2)]
+        tasks = [asyncio.create_task(batcher.run(lane, numbers(k))) for k in range(4)]
+        await batcher.run(other, numbers(1))  # there is a thread for others
+        assert len(graph.seen) == 2
+        graph.gate.set()
+        await asyncio.gather(*held, *tasks)
+
+    batcher = Batcher(4, max_bytes=1000)
+    asyncio.run(ask(batcher))
+    batcher.close()
+    assert len(graph.seen) == 6
+
+
 def test_a_run_knows_whether_it_is_alone(graph: Graph):
     async def ask(batcher: Batcher) -> None:
-        lane = Lane(graph, 1)
+        lane = Lane(graph, 1, RUNS)
         first = await held_back(graph, batcher, lane)
         second = await held_back(graph, batcher, lane)  # beside the first
         waiting = [asyncio.create_task(batcher.run(lane, numbers(k))) for k in range(2)]
@@ -130,10 +147,10 @@ def test_lanes_take_turns(graph: Graph, batcher: Batcher):
     order: list[str] = []
 
     def named(name: str) -> Lane:
-        return Lane(lambda feeds, alone: [order.append(name) or feeds["x"]], 1)
+        return Lane(lambda feeds, alone: [order.append(name) or feeds["x"]], 1, RUNS)
 
     async def ask() -> None:
-        held = Lane(graph, MOST)
+        held = Lane(graph, MOST, RUNS)
         first = await held_back(graph, batcher, held)
         lanes = [named("a"), named("b")]
         tasks = [
@@ -149,7 +166,7 @@ def test_lanes_take_turns(graph: Graph, batcher: Batcher):
 
 def test_too_much_waiting_is_refused_and_the_rest_is_answered(graph: Graph, batcher: Batcher):
     async def ask() -> list[float]:
-        lane = Lane(graph, MOST)
+        lane = Lane(graph, MOST, RUNS)
         first = await held_back(graph, batcher, lane)
         tasks = [asyncio.create_task(batcher.run(lane, numbers(*range(8)))) for _ in range(15)]
         await asyncio.sleep(0)  # 960 of 1000 bytes wait
@@ -164,7 +181,7 @@ def test_too_much_waiting_is_refused_and_the_rest_is_answered(graph: Graph, batc
 
 def test_a_job_of_any_size_is_taken_when_nothing_waits(graph: Graph):
     batcher = Batcher(1, max_bytes=1)
-    assert asyncio.run(batcher.run(Lane(graph, MOST), numbers(1, 2)))[0].tolist() == [2, 4]
+    assert asyncio.run(batcher.run(Lane(graph, MOST, RUNS), numbers(1, 2)))[0].tolist() == [2, 4]
     batcher.close()
 
 
@@ -175,7 +192,7 @@ def test_failure_reaches_everybody_who_waited_for_it_and_the_next_is_answered(ba
         return [feeds["x"]]
 
     async def ask() -> list[Any]:
-        lane = Lane(fail, MOST)
+        lane = Lane(fail, MOST, RUNS)
         with pytest.raises(RuntimeError, match="out of memory"):
             await batcher.run(lane, numbers(-1))
         return await batcher.run(lane, numbers(1))
@@ -185,7 +202,7 @@ def test_failure_reaches_everybody_who_waited_for_it_and_the_next_is_answered(ba
 
 def test_who_has_gone_away_is_not_computed(graph: Graph, batcher: Batcher):
     async def ask() -> None:
-        lane = Lane(graph, MOST)
+        lane = Lane(graph, MOST, RUNS)
         first = await held_back(graph, batcher, lane)
         tasks = [asyncio.create_task(batcher.run(lane, numbers(k))) for k in range(4)]
         await asyncio.sleep(0)
@@ -202,7 +219,7 @@ def test_who_has_gone_away_is_not_computed(graph: Graph, batcher: Batcher):
 
 def test_many_at_once_from_several_runners_do_not_mix():
     async def ask(batcher: Batcher) -> None:
-        lane = Lane(lambda feeds, alone: [feeds["x"] * 2], MOST)
+        lane = Lane(lambda feeds, alone: [feeds["x"] * 2], MOST, RUNS)
         tasks = [batcher.run(lane, numbers(*([k] * (1 + k % 3)))) for k in range(300)]
         for k, found in enumerate(await asyncio.gather(*tasks)):
             assert found[0].tolist() == [2 * k] * (1 + k % 3)

@@ -1,6 +1,7 @@
 """A loaded bundle's modes as coroutines, together with other requests."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,35 @@ def pictures(*colours: tuple[int, int, int]) -> np.ndarray:
 
 def loaded(folder: Path, **options: Any) -> Predictor:
     return Predictor(read(write_auto(folder, **options)), device="cpu", threads=2, concurrent=True)
+
+
+def test_every_processor_has_a_run_of_a_small_network(tmp_path: Path):
+    predictor = Predictor(read(write_auto(tmp_path)), device="cpu", threads=6, concurrent=True)
+    assert {predictor.runs_at_once(mode) for mode in ("distilled", "aggregated")} == {6}
+    busy, begun = threading.Event(), threading.Semaphore(0)
+
+    def hold(*arguments: Any, **options: Any) -> list[np.ndarray]:
+        begun.release()
+        assert busy.wait(10)
+        return [np.ones((1, 3), np.float32)]
+
+    async def ask(engine: Engine) -> None:
+        tasks = [asyncio.create_task(engine.answer(pictures(RED), "distilled")) for _ in range(6)]
+        for _ in tasks:
+            assert await asyncio.to_thread(begun.acquire, timeout=10)
+        busy.set()
+        await asyncio.gather(*tasks)
+
+    predictor.run = hold  # type: ignore[method-assign]
+    processors = Processors(6)
+    asyncio.run(ask(Engine(predictor, processors.batcher)))
+    processors.close()
+
+
+def test_a_large_networks_runs_share_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("serving.predictor._SMALL_BYTES", 1)
+    predictor = Predictor(read(write_auto(tmp_path)), device="cpu", threads=6, concurrent=True)
+    assert predictor.runs_at_once("distilled") == 4
 
 
 @pytest.mark.parametrize("shared", [True, False])
