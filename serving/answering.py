@@ -1,5 +1,6 @@
 """From a request as it came over the wire to the response: one shape for all errors."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from json import JSONEncoder
 from typing import Any
@@ -12,6 +13,7 @@ from serving.form import Received, Refused
 from serving.model import require
 from serving.models import Models
 
+_QUICK_ROWS = 16  # of an answer: so many the event loop may write by itself
 Work = Callable[[Models, Received], Awaitable[dict[str, Any]]]
 
 _to_json = JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # NaN is no JSON
@@ -39,4 +41,7 @@ async def answer(models: Models, request: Received | Refused, work: Work) -> Res
         return errors.response(error, request.request_id)
     except Busy:
         return errors.response(errors.busy(), request.request_id)
-    return Response(_to_json(content).encode(), media_type="application/json")
+    rows = content.get("predictions") or content.get("embeddings") or ()
+    many = len(rows) > _QUICK_ROWS
+    text = await asyncio.to_thread(_to_json, content) if many else _to_json(content)
+    return Response(text.encode(), media_type="application/json")

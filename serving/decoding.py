@@ -1,15 +1,19 @@
-"""Encoded images to pixels without holding up the event loop: small ones at once, large ones in threads."""
+"""Encoded images to pixels, and back, without holding up the event loop: small ones at once, the rest in threads."""
 
 import asyncio
+import base64
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from serving import images
+from serving.batching import Busy
 from serving.images import ImageError, ImageSpec, Pixels
-from serving.limits import MAX_REQUEST_PIXELS
+from serving.limits import MAX_ENCODED_BYTES, MAX_REQUEST_PIXELS
 
 # Decoding so much takes about a millisecond, a hand-over to a thread a tenth of one.
 _SMALL_PIXELS = 64_000
@@ -24,13 +28,29 @@ class Decoder:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
+        self._bytes = 0  # of files that wait
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     async def decode(self, encoded: Sequence[bytes | ImageError], spec: ImageSpec) -> list[Decoded]:
         """The pictures in encoded files as a model takes them, in their order, or what is wrong with each.
 
         Pixels are (H, W, 3) uint8. What is known to be wrong already stays so.
+
+        Raises:
+            Busy: too much is waiting to be decoded.
         """
+        size = sum(len(data) for data in encoded if isinstance(data, bytes))
+        if self._bytes and self._bytes + size > MAX_ENCODED_BYTES:
+            raise Busy
+        self._bytes += size
+        try:
+            return await self._decode(encoded, spec)
+        finally:
+            self._bytes -= size
+
+    async def _decode(
+        self, encoded: Sequence[bytes | ImageError], spec: ImageSpec
+    ) -> list[Decoded]:
         if len(encoded) == 1:
             return [await self._decode_one(_open_all(encoded)[0], spec)]
         opened = await self._in_thread(_open_all, encoded)
@@ -38,6 +58,10 @@ class Decoder:
         groups = [opened[first : first + size] for first in range(0, len(opened), size)]
         found = await asyncio.gather(*(self._in_thread(_load_all, g, spec) for g in groups))
         return [one for group in found for one in group]
+
+    async def encode(self, copies: NDArray[np.uint8]) -> list[list[str]]:
+        """The copies of each image as PNG files in base64. copies: (n, M, H, W, 3)."""
+        return [await self._in_thread(_encode_all, of_one) for of_one in copies]
 
     def close(self) -> None:
         """Let the threads end."""
@@ -49,6 +73,10 @@ class Decoder:
 
     def _in_thread(self, work: Callable[..., T], *arguments: Any) -> "asyncio.Future[T]":
         return asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+
+def _encode_all(copies: NDArray[np.uint8]) -> list[str]:
+    return [base64.b64encode(images.encode_png(Image.fromarray(copy))).decode() for copy in copies]
 
 
 def _load_all(opened: list[Opened], spec: ImageSpec) -> list[Decoded]:

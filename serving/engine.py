@@ -13,7 +13,7 @@ from serving.decoding import Decoder
 from serving.images import Pixels
 from serving.limits import MAX_WAITING_BYTES, images_at_once
 from serving.manifest import COPIES, INPUT, PROBABILITIES, VOTES
-from serving.modes import Answered, asked
+from serving.modes import Answered, asked, voting_modes
 from serving.predictor import Answers, Predictor
 
 
@@ -55,7 +55,8 @@ class Engine:
         self._predictor = predictor
         self._batcher = batcher
         self._lanes: dict[tuple[str, tuple[str, ...]], Lane] = {}
-        self._votes_by = _voting_mode(predictor)
+        voting = [mode for mode in voting_modes(predictor.manifest) if mode in predictor.modes]
+        self._votes_by = voting[0] if voting else None
 
     @property
     def explains(self) -> bool:
@@ -65,7 +66,8 @@ class Engine:
     async def answer(self, images: Pixels, mode: str, *, explain: str | None = None) -> Answer:
         """The answer of a mode of the bundle to images (n, H, W, 3) uint8 of its size.
 
-        explain: "votes", or "copies" for the votes with the copies; of an engine that explains.
+        explain: "votes", or "copies" for the votes with the copies; of an engine that explains. What the votes take
+            counts among the passes.
 
         Raises:
             Busy: too much is waiting.
@@ -75,12 +77,13 @@ class Engine:
             return Answer(answered.values, answered.passes)
         assert self._votes_by is not None
         feeds, wanted = {INPUT: images}, (VOTES, COPIES) if explain == "copies" else (VOTES,)
+        more = np.full(len(images), self._predictor.graph(self._votes_by).forward_passes)
         if mode == self._votes_by:
             values, *said = await self._run(mode, feeds, (PROBABILITIES, *wanted))
-            passes = self._predictor.manifest.modes[mode].forward_passes
-            answered = Answered(values, np.full(len(images), passes))
+            answered = Answered(values, more)
         else:
             answered = await self._answered(images, mode)
+            answered = Answered(answered.values, answered.passes + more)
             said = await self._run(self._votes_by, feeds, wanted)
         votes = Votes(said[0], said[1] if len(said) > 1 else None)
         return Answer(answered.values, answered.passes, votes)
@@ -122,11 +125,3 @@ class Engine:
             )
             self._lanes[graph, outputs] = found
         return found
-
-
-def _voting_mode(predictor: Predictor) -> str | None:
-    """The loaded mode whose graph says what each copy votes, if there is one."""
-    for name, mode in predictor.manifest.modes.items():
-        if name in predictor.modes and any(tensor.name == VOTES for tensor in mode.outputs):
-            return name
-    return None

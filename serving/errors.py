@@ -22,7 +22,7 @@ from typing import Any
 from starlette.responses import Response
 
 from serving.images import ImageError, ImageSpec
-from serving.limits import most_images
+from serving.limits import most_images, most_shown
 
 REQUEST_ID = "x-request-id"  # the header, and the key in the ASGI scope (BentoML uses "request_id")
 RETRY_AFTER_S = "1"
@@ -70,6 +70,20 @@ def require_few(count: int, spec: ImageSpec) -> None:
     if count > most:
         size = f"{spec.width} x {spec.height} pixels"
         message = f"{count} images; send at most {most} a request (the model takes {size})"
+        raise RequestError(413, "too_many_images", message)
+
+
+def require_few_shown(count: int, spec: ImageSpec, copies: int) -> None:
+    """Check that one answer may show the copies of so many images.
+
+    Raises:
+        RequestError: they are too many.
+    """
+    most = most_shown(spec, copies)
+    if count > most:
+        message = (
+            f"{count} images with {copies} copies each; ask for copies of at most {most} a request"
+        )
         raise RequestError(413, "too_many_images", message)
 
 

@@ -14,6 +14,8 @@ MAX_JSON_VALUES = (
 MAX_UNZIPPED_BYTES = (
     4 * MAX_REQUEST_BYTES
 )  # of the images in a request's zips: a few kilobytes may hold gigabytes
+MAX_COPIES_BYTES = 32 * 1024**2  # of the pixels of copies that an answer shows
+MAX_ENCODED_BYTES = 256 * 1024**2  # of files that wait to be decoded, of all requests together
 MAX_WAITING_BYTES = 256 * 1024**2  # of pixels that wait for a network, of all requests together
 MAX_REQUEST_PIXELS = 200_000_000  # of its images together: a few kilobytes may hold 50 million
 
@@ -46,6 +48,12 @@ def images_at_once(spec: ImageSpec) -> int:
 def most_images(spec: ImageSpec) -> int:
     """How many images one request may hold, so that their pixels may wait together: 1 to MAX_IMAGES."""
     return max(1, min(MAX_IMAGES, MAX_WAITING_BYTES // (spec.height * spec.width * 3)))
+
+
+def most_shown(spec: ImageSpec, copies: int) -> int:
+    """How many images one answer may show the transformed copies of, so many of each: 1 to MAX_IMAGES."""
+    each = spec.height * spec.width * 3 * copies
+    return max(1, min(MAX_IMAGES, MAX_COPIES_BYTES // each))
 
 
 def _cgroup_quota() -> float | None:

@@ -21,6 +21,7 @@ from serving.manifest import (
     IDENTITY_LOGITS,
     INPUT,
     PROBABILITIES,
+    VOTES,
     Auto,
     Manifest,
 )
@@ -57,6 +58,15 @@ def graphs_of(manifest: Manifest, mode: str) -> tuple[str, ...]:
     if mode != AUTO or manifest.auto is None:
         return (mode,)
     return (manifest.auto.first, AGGREGATED if manifest.auto.rest is None else AUTO_REST)
+
+
+def voting_modes(manifest: Manifest) -> list[str]:
+    """The modes whose graphs say what each copy votes."""
+    return [
+        name
+        for name, mode in manifest.modes.items()
+        if any(tensor.name == VOTES for tensor in mode.outputs)
+    ]
 
 
 def best(probabilities: NDArray[np.float32], count: int) -> NDArray[np.intp]:

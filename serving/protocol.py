@@ -147,8 +147,16 @@ def _check_amount(model: Model, wanted: tuple[Output, ...], count: int) -> None:
                 f"{output.name!r} of {count} images; ask for it with at most {MAX_IMAGES} a request"
             )
             raise RequestError(413, "too_many_images", message)
+        if output.name == COPIES:
+            copies = len(model.predictor.manifest.transformations)
+            errors.require_few_shown(count, model.predictor.spec, copies)
         values = count * prod(size for size in known[output.name].shape if size is not None)
-        if not output.binary and output.classes is None and values > MAX_JSON_VALUES:
+        if output.classes is not None:
+            values = count * output.classes
+            if values > MAX_JSON_VALUES:
+                message = f"{values} classes of {count} images; {MAX_JSON_VALUES} may be asked for"
+                raise RequestError(413, "too_many_classes", message)
+        elif not output.binary and values > MAX_JSON_VALUES:
             message = (
                 f"{output.name!r} has {values} values; as JSON there may be {MAX_JSON_VALUES}: "
                 "ask for it as binary data"

@@ -1,15 +1,24 @@
 """Many images in a request: parts of a form, a zip, a list in JSON; in their order, each with its own error."""
 
+import asyncio
 import base64
 import io
 import json
+import threading
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from serving import limits, payload, schemas
+from serving import answering, classification, form, images, limits, model, payload, schemas
+from serving.engine import Processors
+from serving.errors import RequestError
+from serving.form import Form
+from serving.payload import Item
+from serving.settings import Settings
 from tests.answers import error
 from tests.bundles import SIZE
 from tests.pictures import BLUE, COLOURS, GREEN, RED, declared_png, plain
@@ -212,6 +221,54 @@ def test_copies_are_shown_on_request(client: TestClient):
     for vote in answer["votes"]:
         shown = base64.b64decode(vote["png"])
         assert client.post("/predict", content=shown).json()["label"] == "blue"
+
+
+@pytest.mark.parametrize(("mode", "passes"), [("single", 5), ("distilled", 5), ("aggregated", 4)])
+def test_passes_of_the_votes_are_counted(client: TestClient, mode: str, passes: int):
+    answer = client.post(f"/predict?explain=true&mode={mode}", content=plain(BLUE)).json()
+    assert answer["forward_passes"] == passes
+
+
+def test_copies_of_very_many_images_are_not_shown(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(limits, "MAX_COPIES_BYTES", 2 * 4 * SIZE * SIZE * 3)
+    image = ("image", plain(RED))
+    assert len(predictions(client.post("/predict?explain=copies", files=[image] * 2))) == 2
+    found = error(client.post("/predict?explain=copies", files=[image] * 3))
+    assert (found["status"], found["code"]) == (413, "too_many_images")
+    assert "3 images with 4 copies each; ask for copies of at most 2" in found["message"]
+    assert len(predictions(client.post("/predict?explain=true", files=[image] * 3))) == 3
+
+
+def test_event_loop_writes_no_pictures_and_no_long_answers(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    threads: dict[str, set[int]] = {"png": set(), "json": set(), "loop": set()}
+
+    def noting(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            threads[name].add(threading.get_ident())
+            return work(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(images, "encode_png", noting("png", images.encode_png))
+    monkeypatch.setattr(answering, "_to_json", noting("json", answering._to_json))
+    monkeypatch.setattr(form, "parse", noting("loop", form.parse))
+    assert client.post("/predict?explain=copies", files=[("image", plain(RED))] * 20).is_success
+    assert len(threads["loop"]) == 1
+    assert threads["png"]
+    assert threads["json"]
+    assert not (threads["png"] | threads["json"]) & threads["loop"]
+
+
+def test_votes_need_the_mode_that_looks_at_all_copies(colours: Path, processors: Processors):
+    loaded = model.load(Settings(colours, modes=("distilled",)), processors)
+    item = Item(plain(RED), None)
+    asked = Form((item,), many=False, model=None, mode=None, top_k=None, explain="votes")
+    with pytest.raises(RequestError, match="the mode 'aggregated' is not loaded"):
+        asyncio.run(classification.classify(loaded, asked))
 
 
 def test_many_images_are_explained_each(client: TestClient):

@@ -150,6 +150,22 @@ def test_votes_of_very_many_images_are_refused(client: TestClient):
         assert refusal(response) == (413, "too_many_images")
 
 
+def test_copies_and_classes_of_very_many_images_are_refused(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    images = np.zeros((50, SIZE, SIZE, 3), np.uint8)
+    monkeypatch.setattr(limits, "MAX_COPIES_BYTES", 49 * 4 * SIZE * SIZE * 3)
+    shown = [{"name": "copies", "parameters": {"binary_data": True}}]
+    response = client.post(INFER, **binary_images(images, outputs=shown))
+    assert refusal(response) == (413, "too_many_images")
+    assert client.post(INFER, **binary_images(images[1:], outputs=shown)).is_success
+    monkeypatch.setattr(protocol, "MAX_JSON_VALUES", 149)
+    three = [{"name": "probabilities", "parameters": {"classification": 3}}]
+    response = client.post(INFER, **binary_images(images, outputs=three))
+    assert refusal(response) == (413, "too_many_classes")
+    assert client.post(INFER, **binary_images(images[1:], outputs=three)).is_success
+
+
 def test_very_many_values_are_given_as_binary_data_only(client: TestClient):
     images = np.zeros((50, SIZE, SIZE, 3), np.uint8)
     for binary_data in (True, False):
