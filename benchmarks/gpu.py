@@ -30,7 +30,8 @@ PROGRAMME = (
     ("cifar10", "da"),
     ("cifar10", "mt"),
 )
-SPEED = "training_speed-gpu.json"
+SPEED, AUGSELF_SPEED = "training_speed-gpu.json", "augself_speed-gpu.json"
+TINY = "tiny"  # the folder of results that mean nothing
 
 
 def main() -> None:
@@ -44,6 +45,8 @@ def main() -> None:
     accuracy.add_place(parser)
     settings = parser.parse_args()
     place = Place(settings.results, settings.runs, settings.data)
+    if settings.tiny:  # apart from what means something
+        place = Place(place.results / TINY, place.runs / TINY, place.data)
     # asked to stop, the training loop saves and returns; between two runs there is nothing to save
     signal.signal(signal.SIGTERM, over)
     limit = threading.Timer(settings.limit_s, os.kill, (os.getpid(), signal.SIGTERM))
@@ -78,6 +81,7 @@ def encoders(place: Place, tiny: bool) -> None:
         )
     if tiny:
         augself.EXPERIMENTS["augself"] = augself.tiny(augself.EXPERIMENTS["augself"])
+    augself_speed(place, tiny=tiny)
     there = augself.Place(Path(place.data), place.results, place.runs)
     experiment = augself.EXPERIMENTS["augself"]
     for seed in experiment.seeds:
@@ -101,12 +105,22 @@ def shrunk(experiment: Experiment) -> Experiment:
 
 def speed(place: Place, *, tiny: bool) -> None:
     """The training speed against the straightforward loops, if it is not known yet."""
-    out = place.results / SPEED
+    size = ["--steps", "1", "--batch-size", "4"] if tiny else ["--steps", "60"]
+    timed(place.results / SPEED, ["benchmarks.training_speed", *size])
+
+
+def augself_speed(place: Place, *, tiny: bool) -> None:
+    """What AugSelf adds to a step, if it is not known yet."""
+    size = ["augself-small", "--turns", "2"] if tiny else ["augself", "--turns", "100"]
+    timed(place.results / AUGSELF_SPEED, ["benchmarks.augself_speed", *size])
+
+
+def timed(out: Path, module: list[str]) -> None:
+    """Run a benchmark of speed that writes one file, if the file is not there."""
     if out.is_file():
         return
     out.parent.mkdir(exist_ok=True, parents=True)
-    size = ["--steps", "1", "--batch-size", "4"] if tiny else ["--steps", "60"]
-    command = [sys.executable, "-m", "benchmarks.training_speed", *size, "--out", str(out)]
+    command = [sys.executable, "-m", *module, "--out", str(out)]
     subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)
 
 

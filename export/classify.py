@@ -34,6 +34,7 @@ from training import checkpoint
 from training.answering import at_once, load_answering, passes, that_looks
 from training.checkpoint import Run
 from training.evaluate import Answering, class_logits
+from training.objectives import PROBE
 from training.progress import Progress, Stopwatch
 
 
@@ -80,7 +81,7 @@ def _write(subject: Subject, settings: ExportConfig, folder: Path, progress: Pro
     lower = settings.precision != FP32
     training = precision.IMAGES if lower else 0
     shown = examples.of_classifier(run, settings.data_dir, progress, training=training)
-    fitted = _fit(networks, shown["validation"], at_once(networks, run.problem.image), progress)
+    fitted = _fit(run, networks, shown["validation"], progress)
     image = run.problem.image
     graphs = shipped(networks, fitted.temperatures, height=image.height, width=image.width)
     manifest = _write_graphs(subject, graphs, fitted, folder, progress)
@@ -90,15 +91,18 @@ def _write(subject: Subject, settings: ExportConfig, folder: Path, progress: Pro
     return precision.lowered(Bundle(folder, manifest), served, shown, settings, progress)
 
 
-def _fit(networks: Answering, shown: Examples, batch_size: int, progress: Progress) -> Fitted:
+def _fit(run: Run, networks: Answering, shown: Examples, progress: Progress) -> Fitted:
     """The temperatures and the threshold of `auto`, from images that were held out from training."""
     watch = Stopwatch()
-    logits, labels = class_logits(networks, shown.batches, batch_size=batch_size)
-    temperatures = calibrate.temperatures(logits, labels)
+    size = at_once(networks, run.problem.image)
+    logits, labels = class_logits(networks, shown.batches, batch_size=size)
+    why_not = _not_held_out(run, len(labels))
+    temperatures = dict.fromkeys(logits, 1.0)
+    if why_not is None:
+        temperatures = calibrate.temperatures(logits, labels)
     answers = _softened(logits, temperatures)
-    enough = len(labels) >= calibrate.LEAST_IMAGES
     found = ", ".join(f"{mode} {temperature:.3g}" for mode, temperature in temperatures.items())
-    said = found if enough else f"1, for fewer than {calibrate.LEAST_IMAGES} images"
+    said = found if why_not is None else f"1, for {why_not}"
     progress.say(f"temperatures on {shown.what}: {said} ({watch.seconds:.1f} s)")
     calibration = {"on": shown.what, "images": len(labels)}
     auto, first = None, first_pass(networks)
@@ -111,7 +115,16 @@ def _fit(networks: Answering, shown: Examples, batch_size: int, progress: Progre
             f"auto: {auto.first} first, and all copies up to a confidence of {auto.threshold:.3f}: "
             f"{auto.forward_passes:.2f} passes an image"
         )
-    return Fitted(temperatures, auto, calibration | {"temperatures": enough})
+    return Fitted(temperatures, auto, calibration | {"temperatures": why_not is None})
+
+
+def _not_held_out(run: Run, images: int) -> str | None:
+    """Why no temperature can be fitted on a run's validation images, if there is a reason."""
+    if run.config.objective == PROBE:
+        return "a probe was refitted on them"
+    if images < calibrate.LEAST_IMAGES:
+        return f"fewer than {calibrate.LEAST_IMAGES} images"
+    return None
 
 
 def _softened(logits: Mapping[str, Tensor], temperatures: Mapping[str, float]) -> dict[str, Tensor]:

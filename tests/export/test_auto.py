@@ -23,6 +23,8 @@ from training.answering import load_answering
 from training.batches import ResidentBatches
 from training.checkpoint import Run
 from training.evaluate import class_logits
+from training.probe import probe
+from training.probe_config import ProbeConfig
 
 pytestmark = pytest.mark.usefixtures("convert_once")
 
@@ -129,6 +131,14 @@ def test_few_images_leave_temperatures_as_they_are(exported: Path):
     manifest = contract.read(exported).manifest
     assert set(temperatures(manifest).values()) == {1.0}
     assert (manifest.calibration["images"], manifest.calibration["temperatures"]) == (12, False)
+
+
+def test_a_probe_has_learnt_from_its_validation_images(doubtful: Run, tmp_path: Path):
+    data = dataclasses.replace(doubtful.config.data)
+    run = probe(ProbeConfig(doubtful.folder, data, out=tmp_path / "probe"))
+    manifest = export(ExportConfig(run.folder, tmp_path / "bundle")).manifest
+    assert temperatures(manifest) == {"plain": 1.0}
+    assert (manifest.calibration["images"], manifest.calibration["temperatures"]) == (60, False)
 
 
 def test_kept_images_stand_in_for_a_validation_split_that_is_not_at_hand(
