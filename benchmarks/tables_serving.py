@@ -37,13 +37,37 @@ def _serving(results: dict[str, Any]) -> str:
     ]
     known = results["versions"]
     return section(
-        grid(headings, rows),
+        [*grid(headings, rows), "", *_goals(results)],
         f"{results['what']}; medians (and extremes) of {results['n']} turns of {results['seconds']} s. onnxruntime "
         f"alone runs the same graph in batches of 32 on all threads, before and after each turn. "
         f"{results['hardware']}; "
         + ", ".join(f"{name} {known[name]}" for name in sorted(known))
         + f". Made by `{results['command']}`.",
     )
+
+
+def _goals(results: dict[str, Any]) -> list[str]:
+    """What was aimed at, and what was reached."""
+    ratio = {row["name"]: row["ratio"] for row in results["rows"]}
+    more, start = results["one_connection"]["more_ms"], results["start_s"]["median"]
+    over_usual = ratio["raw body"] / ratio["BentoML, usual"]
+    rows = [
+        ("raw body, of onnxruntime alone", "0.80 or more", f"{ratio['raw body']:.2f}"),
+        ("raw body, over the usual BentoML service", "6 x or more", f"{over_usual:.1f} x"),
+        (
+            "32 images a request, of onnxruntime alone",
+            "0.95 or more",
+            f"{ratio['32 images, multipart']:.2f}",
+        ),
+        (
+            "aggregated, of onnxruntime alone running that graph",
+            "0.90 or more",
+            f"{ratio['aggregated, raw body']:.2f}",
+        ),
+        ("one connection, over one run of onnxruntime", "0.6 ms or less", f"{more:.2f} ms"),
+        ("from `viewfold serve` to `/readyz`", "less than 4 s", f"{start:.1f} s"),
+    ]
+    return grid(("goal", "aimed at", "reached"), rows)
 
 
 def _hot_path(results: dict[str, Any]) -> str:
