@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope
 from serving import payload
 from serving.errors import REQUEST_ID, RequestError
 from serving.limits import MAX_REQUEST_BYTES
-from serving.payload import MAX_VALUE_CHARACTERS, Item
+from serving.payload import Item
 
 PREDICT_OPTIONS = ("model", "mode", "top_k", "explain")
 EMBED_OPTIONS = ("model", "mode", "normalize")
@@ -147,16 +147,14 @@ def _options(fields: Iterable[tuple[str, str]], known: tuple[str, ...]) -> dict[
     for name, raw in fields:
         if name not in known:
             names = [payload.IMAGE, *known]
-            short = name[:MAX_VALUE_CHARACTERS]
-            raise RequestError(
-                400, "unknown_field", f"unknown field {short!r}; choose from {names}"
-            )
+            message = f"unknown field {name[:50]!r}; choose from {names}"
+            raise RequestError(400, "unknown_field", message)
         value = _unquote(raw)
         if value is not None and options.setdefault(name, value) != value:
             raise RequestError(
                 400,
                 "contradictory_fields",
-                f"{name} is given as {options[name]!r} and as {value!r}",
+                f"{name} is given as {options[name][:50]!r} and as {value[:50]!r}",
             )
     return options
 
@@ -178,7 +176,9 @@ def _top_k(value: str | None) -> int | None:
     if value is None:
         return None
     if not (value.isascii() and value.isdigit() and len(value) < 10):
-        raise RequestError(422, "invalid_top_k", f"top_k is {value!r}; it must be a whole number")
+        raise RequestError(
+            422, "invalid_top_k", f"top_k is {value[:50]!r}; it must be a whole number"
+        )
     return int(value)
 
 
@@ -187,7 +187,7 @@ def _one_of(name: str, value: str | None, meanings: Mapping[str, Any]) -> Any:
         return None
     if value.lower() not in meanings:
         choice = ", ".join(word for word in meanings if not word.isdigit())
-        message = f"{name} is {value!r}; it must be one of {choice}"
+        message = f"{name} is {value[:50]!r}; it must be one of {choice}"
         raise RequestError(422, f"invalid_{name}", message)
     return meanings[value.lower()]
 

@@ -85,7 +85,7 @@ def _text(part: multipart.Part) -> str:
 def _check_length(name: str, text: str) -> None:
     if len(text) > MAX_VALUE_CHARACTERS:
         limit = f"more than {MAX_VALUE_CHARACTERS} characters"
-        raise RequestError(400, "field_too_long", f"the field {name!r} has {limit}")
+        raise RequestError(400, "field_too_long", f"the field {name[:50]!r} has {limit}")
 
 
 def _json(body: bytes) -> Payload:
@@ -116,7 +116,7 @@ def from_base64(text: str) -> bytes | ImageError:
 def _field(name: str, value: Any) -> tuple[str, str]:
     """An option as a form would have it."""
     if isinstance(value, dict | list):
-        raise _malformed(f"the field {name[:MAX_VALUE_CHARACTERS]!r} is not a single value")
+        raise _malformed(f"the field {name[:50]!r} is not a single value")
     text = value if isinstance(value, str) else json.dumps(value)
     _check_length(name, text)
     return name, text
