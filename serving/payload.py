@@ -2,7 +2,8 @@
 
 raw         the body is an image, or a zip of images: the bytes decide which, never the declared type
 multipart   parts called `image` or `images`, each an image or a zip; other parts are options
-JSON        {"image": "<base64>"} or {"images": ["<base64>", ...]}, options beside them; data: URLs are taken too
+JSON        {"image": "<base64>"} or {"images": ["<base64>", ...]}, options beside them; or the list alone. data: URLs
+            and base64 with line breaks are taken too
 
 Several images, a part called `images`, a zip or a JSON list is answered by a list, and then a bad image among good
 ones spoils nothing. Nothing here is written to disk, nothing is fetched.
@@ -19,13 +20,14 @@ from typing import Any
 
 from serving import multipart
 from serving.errors import RequestError
-from serving.images import ImageError, is_image
+from serving.images import ImageError, header, is_image
 from serving.limits import MAX_IMAGES, MAX_REQUEST_BYTES, MAX_UNZIPPED_BYTES
 
 IMAGE, IMAGES = "image", "images"
 MAX_VALUE_CHARACTERS = 256
 _MAX_PARTS = 2000  # so many that who sends too many images is told how many are allowed
 _HOW = "send the file as the body, or as the multipart field 'image'"
+_BLANKS = b" \t\n\v\f\r"  # RFC 2045 breaks lines after 76 characters; `base64` and encodebytes do
 _ZIP = b"PK\x03\x04", b"PK\x05\x06"  # with entries, and without any
 
 Fields = list[tuple[str, str]]
@@ -56,7 +58,7 @@ def read(body: bytes, content_type: str) -> Payload:
     """
     if content_type[:20].lower().startswith("multipart/form-data"):
         payload = _multipart(body, content_type)
-    elif body[:64].lstrip()[:1] == b"{":  # no image format begins so
+    elif _is_json(body, content_type):
         payload = _json(body)
     else:
         payload = Payload([Item(body)] if body else [], [], many=False)
@@ -88,11 +90,28 @@ def _check_length(name: str, text: str) -> None:
         raise RequestError(400, "field_too_long", f"the field {name[:50]!r} has {limit}")
 
 
+def _is_json(body: bytes, content_type: str) -> bool:
+    """Whether a body begins like JSON, as no image does, or is declared as JSON and is neither an image nor a zip."""
+    if body[:64].lstrip()[:1] in (b"{", b"["):
+        return True
+    if not body or body.startswith(_ZIP) or content_type[:16].lower() != "application/json":
+        return False
+    try:
+        header(body)
+    except ImageError as error:
+        return error.code == "not_an_image"
+    return False
+
+
 def _json(body: bytes) -> Payload:
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
-        raise _malformed("it begins like JSON and is none") from None
+        raise _malformed("it is declared as JSON or begins so, and is none") from None
+    if isinstance(content, list):
+        content = {IMAGES: content}
+    if not isinstance(content, dict):
+        raise _malformed("its JSON is no object and no list")
     one, several = content.pop(IMAGE, None), content.pop(IMAGES, None)
     if (one is None) == (several is None):
         raise _malformed('it must have either "image" or "images"')
@@ -104,11 +123,11 @@ def _json(body: bytes) -> Payload:
 
 
 def from_base64(text: str) -> bytes | ImageError:
-    """The file that a base64 text holds; of a data: URL what comes after its comma."""
+    """The file that a base64 text holds, blanks and line breaks apart; of a data: URL what comes after its comma."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(text.encode("ascii").translate(None, _BLANKS), validate=True)
     except ValueError:  # binascii's, and that of a text which is not ASCII
         return ImageError("not_base64", "the image is not base64")
 

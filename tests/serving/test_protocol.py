@@ -225,3 +225,11 @@ def test_answers_are_those_of_predict(client: TestClient, label: str):
     found = outputs(client.post(INFER, json={"inputs": [encoded(file)]}))["probabilities"]
     assert found[0].max() == pytest.approx(answer["confidence"], abs=1e-6)
     assert labels(found) == [answer["label"]]
+
+
+def test_base64_may_have_line_breaks(client: TestClient):
+    request = encoded(plain(RED))
+    (text,) = request["data"]
+    request["data"] = [f"{text[:20]}\n{text[20:]}\n"]
+    response = client.post(INFER, json={"inputs": [request]})
+    assert labels(outputs(response)["probabilities"]) == ["red"]
