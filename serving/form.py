@@ -82,13 +82,13 @@ async def receive(scope: Scope, receive: Receive) -> Received:
     )
 
 
-def parse(received: Received) -> Form:
+async def parse(received: Received) -> Form:
     """The images and the options in a request to classify.
 
     Raises:
         RequestError: no image, too many, a malformed body, unknown, contradictory or malformed fields.
     """
-    found, options = _read(received, PREDICT_OPTIONS)
+    found, options = await _read(received, PREDICT_OPTIONS)
     return Form(
         tuple(found.items),
         found.many,
@@ -99,13 +99,13 @@ def parse(received: Received) -> Form:
     )
 
 
-def parse_embed(received: Received) -> EmbedForm:
+async def parse_embed(received: Received) -> EmbedForm:
     """The images, in their order, and the options in a request for embeddings.
 
     Raises:
         RequestError: as parse.
     """
-    found, options = _read(received, EMBED_OPTIONS)
+    found, options = await _read(received, EMBED_OPTIONS)
     normalize = _one_of("normalize", options.get("normalize"), _TRUTH)
     return EmbedForm(
         tuple(found.items), found.many, options.get("model"), options.get("mode"), bool(normalize)
@@ -135,9 +135,11 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _read(received: Received, known: tuple[str, ...]) -> tuple[payload.Payload, dict[str, str]]:
+async def _read(
+    received: Received, known: tuple[str, ...]
+) -> tuple[payload.Payload, dict[str, str]]:
     """The images of a request, and its options."""
-    found = payload.read(received.body, received.content_type)
+    found = await payload.read(received.body, received.content_type)
     fields = [*received.query, *found.fields]
     return found, _options(fields, known) if fields else {}
 
