@@ -14,6 +14,7 @@ MAX_IMAGES = 256  # in one request
 MAX_JSON_VALUES = (
     300_000  # of an output tensor as JSON: so many take a quarter of a second to write
 )
+LARGE_JSON_BYTES = 256 * 1024  # beyond which base64 is not read on the event loop
 MAX_UNZIPPED_BYTES = (
     4 * MAX_REQUEST_BYTES
 )  # of the images in a request's zips: a few kilobytes may hold gigabytes

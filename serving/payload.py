@@ -22,7 +22,7 @@ from typing import Any
 from serving import multipart
 from serving.errors import RequestError
 from serving.images import ImageError, header, is_image
-from serving.limits import MAX_IMAGES, MAX_REQUEST_BYTES, MAX_UNZIPPED_BYTES
+from serving.limits import LARGE_JSON_BYTES, MAX_IMAGES, MAX_REQUEST_BYTES, MAX_UNZIPPED_BYTES
 
 IMAGE, IMAGES = "image", "images"
 MAX_VALUE_CHARACTERS = 256
@@ -31,7 +31,6 @@ _MAX_JSON_MARKS = 3 * _MAX_PARTS  # commas, as one a value and one a data: URL, 
 _MAX_DIRECTORY_BYTES = (
     512 * 1024
 )  # of a zip: 1,000 files with names of 400 letters; 11,000 at the very most
-_LARGE_BYTES = 256 * 1024  # of JSON, beyond which it is not read on the event loop
 _COMPRESSIONS = (
     zipfile.ZIP_STORED,
     zipfile.ZIP_DEFLATED,
@@ -71,7 +70,7 @@ async def read(body: bytes, content_type: str) -> Payload:
     if content_type[:20].lower().startswith("multipart/form-data"):
         payload = _multipart(body, content_type)
     elif _is_json(body, content_type):
-        small = len(body) <= _LARGE_BYTES
+        small = len(body) <= LARGE_JSON_BYTES
         payload = _json(body) if small else await asyncio.to_thread(_json, body)
     else:
         payload = Payload([Item(body)] if body else [], [], many=False)
