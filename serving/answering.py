@@ -21,13 +21,13 @@ _to_json = JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # NaN is no 
 
 async def classify(models: Models, request: Received) -> dict[str, Any]:
     """What POST /predict answers, in the fields of schemas.Prediction or schemas.Predictions."""
-    wanted = form.parse(request)
+    wanted = await form.parse(request)
     return await classification.classify(require(models.get(wanted.model), "classify"), wanted)
 
 
 async def embed(models: Models, request: Received) -> dict[str, Any]:
     """What POST /embed answers, in the fields of schemas.Embeddings."""
-    wanted = form.parse_embed(request)
+    wanted = await form.parse_embed(request)
     return await embedding.embed(require(models.get(wanted.model), "embed"), wanted)
 
 

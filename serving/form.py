@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope
 from serving import payload
 from serving.errors import REQUEST_ID, RequestError
 from serving.limits import MAX_REQUEST_BYTES
-from serving.payload import MAX_VALUE_CHARACTERS, Item
+from serving.payload import Item
 
 PREDICT_OPTIONS = ("model", "mode", "top_k", "explain")
 EMBED_OPTIONS = ("model", "mode", "normalize")
@@ -82,13 +82,13 @@ async def receive(scope: Scope, receive: Receive) -> Received:
     )
 
 
-def parse(received: Received) -> Form:
+async def parse(received: Received) -> Form:
     """The images and the options in a request to classify.
 
     Raises:
         RequestError: no image, too many, a malformed body, unknown, contradictory or malformed fields.
     """
-    found, options = _read(received, PREDICT_OPTIONS)
+    found, options = await _read(received, PREDICT_OPTIONS)
     return Form(
         tuple(found.items),
         found.many,
@@ -99,13 +99,13 @@ def parse(received: Received) -> Form:
     )
 
 
-def parse_embed(received: Received) -> EmbedForm:
+async def parse_embed(received: Received) -> EmbedForm:
     """The images, in their order, and the options in a request for embeddings.
 
     Raises:
         RequestError: as parse.
     """
-    found, options = _read(received, EMBED_OPTIONS)
+    found, options = await _read(received, EMBED_OPTIONS)
     normalize = _one_of("normalize", options.get("normalize"), _TRUTH)
     return EmbedForm(
         tuple(found.items), found.many, options.get("model"), options.get("mode"), bool(normalize)
@@ -135,9 +135,11 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _read(received: Received, known: tuple[str, ...]) -> tuple[payload.Payload, dict[str, str]]:
+async def _read(
+    received: Received, known: tuple[str, ...]
+) -> tuple[payload.Payload, dict[str, str]]:
     """The images of a request, and its options."""
-    found = payload.read(received.body, received.content_type)
+    found = await payload.read(received.body, received.content_type)
     fields = [*received.query, *found.fields]
     return found, _options(fields, known) if fields else {}
 
@@ -147,16 +149,14 @@ def _options(fields: Iterable[tuple[str, str]], known: tuple[str, ...]) -> dict[
     for name, raw in fields:
         if name not in known:
             names = [payload.IMAGE, *known]
-            short = name[:MAX_VALUE_CHARACTERS]
-            raise RequestError(
-                400, "unknown_field", f"unknown field {short!r}; choose from {names}"
-            )
+            message = f"unknown field {name[:50]!r}; choose from {names}"
+            raise RequestError(400, "unknown_field", message)
         value = _unquote(raw)
         if value is not None and options.setdefault(name, value) != value:
             raise RequestError(
                 400,
                 "contradictory_fields",
-                f"{name} is given as {options[name]!r} and as {value!r}",
+                f"{name} is given as {options[name][:50]!r} and as {value[:50]!r}",
             )
     return options
 
@@ -178,7 +178,9 @@ def _top_k(value: str | None) -> int | None:
     if value is None:
         return None
     if not (value.isascii() and value.isdigit() and len(value) < 10):
-        raise RequestError(422, "invalid_top_k", f"top_k is {value!r}; it must be a whole number")
+        raise RequestError(
+            422, "invalid_top_k", f"top_k is {value[:50]!r}; it must be a whole number"
+        )
     return int(value)
 
 
@@ -187,7 +189,7 @@ def _one_of(name: str, value: str | None, meanings: Mapping[str, Any]) -> Any:
         return None
     if value.lower() not in meanings:
         choice = ", ".join(word for word in meanings if not word.isdigit())
-        message = f"{name} is {value!r}; it must be one of {choice}"
+        message = f"{name} is {value[:50]!r}; it must be one of {choice}"
         raise RequestError(422, f"invalid_{name}", message)
     return meanings[value.lower()]
 

@@ -1,8 +1,9 @@
 """The outermost layer of the server, around everything that BentoML builds.
 
-It gives every request an id, turns every error into a shape of `errors`, and lets only known addresses through under
-a name that is known: BentoML's metrics keep a series for each address asked for, so strangers who try addresses would
-fill the memory, and its own index page loads scripts from outside.
+It gives every request an id, turns every error into a shape of `errors`, has the rest of a refused request read
+(`unread`), and lets only known addresses through under a name that is known: BentoML's metrics keep a series for each
+address asked for, so strangers who try addresses would fill the memory, and its own index page loads scripts from
+outside.
 """
 
 import logging
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving import errors, protocol, repository_endpoints
 from serving.addresses import Addresses, is_protocol
 from serving.pages import PAGES
+from serving.unread import Body
 
 T = TypeVar("T")
 
@@ -62,8 +64,9 @@ class Gate:
                 "path_params": names,
                 errors.REQUEST_ID: request_id,
             }
-            answer = _Answer(send, request_id, is_protocol(scope["path"]))
-            await self._app(inner, receive, answer)
+            body = Body(scope, receive)
+            answer = _Answer(send, body, request_id, is_protocol(scope["path"]))
+            await self._app(inner, body, answer)
 
 
 class Catch:
@@ -97,13 +100,14 @@ class Catch:
 
 
 class _Answer:
-    """Sends what the application answers, or our error in place of its own.
+    """Sends what the application answers, or our error in place of its own; an error after all of the body.
 
     as_text: the shape of our errors, as in errors.response.
     """
 
-    def __init__(self, send: Send, request_id: str, as_text: bool) -> None:
+    def __init__(self, send: Send, body: Body, request_id: str, as_text: bool) -> None:
         self._send = send
+        self._body = body
         self._request_id = request_id
         self._as_text = as_text
         self._replaced = False
@@ -112,6 +116,8 @@ class _Answer:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers[errors.REQUEST_ID] = self._request_id
+            if message["status"] >= 400:
+                await self._body.discard()
             if message["status"] >= 400 and errors.CODE not in headers:
                 self._replaced = True
                 await self._replace(message["status"], headers)

@@ -7,10 +7,14 @@ from pathlib import Path
 from serving.images import ImageSpec
 
 MAX_REQUEST_BYTES = 20 * 1024 * 1024  # one picture straight from a camera is rarely above 15 MB
+MAX_DISCARDED_BYTES = 4 * MAX_REQUEST_BYTES  # of a refused request: read, so that its client reads
+MAX_DISCARD_S = 10.0  # that this may take
+MAX_SILENCE_S = 1.0  # without a byte of it
 MAX_IMAGES = 256  # in one request
 MAX_JSON_VALUES = (
     300_000  # of an output tensor as JSON: so many take a quarter of a second to write
 )
+LARGE_JSON_BYTES = 256 * 1024  # beyond which base64 is not read on the event loop
 MAX_UNZIPPED_BYTES = (
     4 * MAX_REQUEST_BYTES
 )  # of the images in a request's zips: a few kilobytes may hold gigabytes

@@ -149,6 +149,6 @@ def mode_of(model: Model, mode: str | None) -> str:
     """
     name, loaded = mode or model.default_mode, model.predictor.modes
     if name not in loaded:
-        message = f"unknown mode {name!r}; {model.name} has {sorted(loaded)}"
+        message = f"unknown mode {name[:50]!r}; {model.name} has {sorted(loaded)}"
         raise RequestError(422, "unknown_mode", message)
     return name

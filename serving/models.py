@@ -46,5 +46,5 @@ class Models:
             raise RequestError(400, "which_model", f"model must be one of {[*models]}")
         if name not in models:
             known = f"choose from {[*models]}"
-            raise RequestError(404, "unknown_model", f"there is no model {name!r}; {known}")
+            raise RequestError(404, "unknown_model", f"there is no model {name[:50]!r}; {known}")
         return models[name]

@@ -129,7 +129,7 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
         "multipart/form-data": {"schema": form},
         "application/octet-stream": {"schema": _IMAGE},
         "application/zip": {"schema": {"type": "string", "format": "binary"}},
-        "application/json": {"schema": listed},
+        "application/json": {"schema": {"oneOf": [listed, texts["images"]]}},
     }
     return {
         "parameters": [

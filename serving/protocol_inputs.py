@@ -4,6 +4,7 @@ images    UINT8 (n, H, W, 3), pixels of the model's size: straight to the networ
 encoded   BYTES (n), picture files: decoded and resized as everywhere; in JSON as base64
 """
 
+import asyncio
 import struct
 from itertools import chain
 from math import prod
@@ -14,6 +15,7 @@ import numpy as np
 from serving.decoding import Decoder
 from serving.errors import RequestError, from_image_error, require_few
 from serving.images import ImageError, ImageSpec, Pixels
+from serving.limits import LARGE_JSON_BYTES
 from serving.manifest import INPUT
 from serving.payload import from_base64
 from serving.protocol_request import InferRequest, Input, malformed
@@ -102,13 +104,21 @@ def _bytes(values: list[Any]) -> memoryview:
 async def _decoded(found: Input, spec: ImageSpec, decoder: Decoder) -> Pixels:
     count = found.shape[0]
     require_few(count, spec)
-    decoded = await decoder.decode(_files(found), spec)
+    large = _characters(found.data) > LARGE_JSON_BYTES
+    files = await asyncio.to_thread(_files, found) if large else _files(found)
+    decoded = await decoder.decode(files, spec)
     good = []
     for place, one in enumerate(decoded):
         if isinstance(one, ImageError):
             raise from_image_error(one, f"element {place} of {ENCODED!r}: ")
         good.append(one)
     return np.stack(good)  # (n, H, W, 3)
+
+
+def _characters(data: list[Any] | memoryview) -> int:
+    """Of the base64 in JSON; binary data have none."""
+    texts = data if isinstance(data, list) else []
+    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def _files(found: Input) -> list[bytes | ImageError]:

@@ -14,6 +14,7 @@ from serving.form import too_large
 from serving.limits import MAX_REQUEST_BYTES
 
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # of zlib's two formats
+_MOST = 2**63  # sizes are int64 to these clients; Python has no text for the product of larger ones
 _SHARED_MEMORY = "shared_memory_region"
 
 T = TypeVar("T")
@@ -120,9 +121,14 @@ def _field(where: dict[str, Any], name: str, kind: type[T], default: Any) -> Any
     value = where.get(name, default)
     if value is None or value is default:
         return default
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    if not isinstance(value, kind) or (kind is int and not _whole(value)):
         raise malformed(f"{name!r} is {reprlib.repr(value)}, which is no {kind.__name__}")
     return value
+
+
+def _whole(value: Any) -> bool:
+    """Whether it is a number that int64 has; to Python a bool is an int."""
+    return type(value) is int and -_MOST <= value < _MOST
 
 
 def _inputs(entries: list[Any], data: memoryview) -> tuple[Input, ...]:
@@ -150,7 +156,7 @@ def _inputs(entries: list[Any], data: memoryview) -> tuple[Input, ...]:
 
 def _input(entry: dict[str, Any], data: list[Any] | memoryview) -> Input:
     shape = _field(entry, "shape", list, [])
-    if not all(type(size) is int and size >= 0 for size in shape):
+    if not all(_whole(size) and size >= 0 for size in shape):
         raise malformed(f"'shape' is {reprlib.repr(shape)}; it must be a list of whole numbers")
     name, datatype = _field(entry, "name", str, ""), _field(entry, "datatype", str, "")
     return Input(name, datatype, tuple(shape), data)

@@ -155,6 +155,14 @@ def test_long_field_is_refused(client: TestClient):
     assert error(response)["code"] == "field_too_long"
 
 
+@pytest.mark.parametrize("name", ["model", "mode", "top_k", "explain", "x" * 9000])
+def test_long_texts_are_not_repeated(client: TestClient, name: str):
+    found = error(client.post("/predict", params={name: "x" * 9000}, content=plain(RED)))
+    assert len(found["message"]) < 300
+    found = error(client.post("/predict", json={"image": "eA==", name: "x" * 9000}))
+    assert len(found["message"]) < 300
+
+
 def test_body_over_the_limit_is_refused_by_its_declared_length(client: TestClient):
     body = bytes(limits.MAX_REQUEST_BYTES + 1)
     found = error(client.post("/predict", content=body))

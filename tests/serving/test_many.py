@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from serving import answering, classification, form, images, limits, model, payload, schemas
@@ -21,7 +22,7 @@ from serving.payload import Item
 from serving.settings import Settings
 from tests.answers import error
 from tests.bundles import SIZE
-from tests.pictures import BLUE, COLOURS, GREEN, RED, declared_png, plain
+from tests.pictures import BLUE, COLOURS, GREEN, RED, declared_png, encoded, plain
 
 
 def predictions(response: Any) -> list[dict[str, Any]]:
@@ -117,6 +118,37 @@ def test_json_with_one_image_is_answered_as_one(client: TestClient):
         assert (found["status"], found["code"]) == (422, "not_base64")
 
 
+def test_json_list_alone(client: TestClient):
+    texts = [base64_of(plain(RED)), base64_of(plain(BLUE))]
+    found = predictions(client.post("/predict?mode=single", json=texts))
+    assert words(found) == ["red", "blue"]
+    assert words(predictions(client.post("/predict", json=texts[:1]))) == ["red"]
+
+
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+def test_base64_may_have_line_breaks_and_blanks(client: TestClient, head: str):
+    text = head + base64.encodebytes(encoded(Image.new("RGB", (40, 40), GREEN), "BMP")).decode()
+    assert text.count("\n") > 60
+    for broken in (text, text.replace("\n", "\r\n"), text.replace("\n", " \t")):
+        found = predictions(client.post("/predict", json=[broken]))
+        assert words(found) == ["green"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"hello", b"12", b'"eA=="', b"null", b"[", b"\xff\xfe", b" " * 99, b"[1]", b"[[]]"]
+)
+@pytest.mark.parametrize("declared", ["application/json", "Application/JSON; charset=utf-8"])
+def test_what_is_declared_as_json_and_is_none(client: TestClient, body: bytes, declared: str):
+    found = error(client.post("/predict", content=body, headers={"content-type": declared}))
+    assert (found["status"], found["code"]) == (400, "malformed_body")
+
+
+def test_zip_that_is_declared_as_json_is_a_zip(client: TestClient):
+    headers = {"content-type": "application/json"}
+    data = zipped({"red.png": plain(RED)})
+    assert words(predictions(client.post("/predict", content=data, headers=headers))) == ["red"]
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [
@@ -127,6 +159,7 @@ def test_json_with_one_image_is_answered_as_one(client: TestClient):
         (b'{"images": [1]}', "malformed_body"),
         (b'{"images": ["eA=="], "mode": ["single"]}', "malformed_body"),
         (b'{"images": []}', "no_image"),
+        (b"[]", "no_image"),
         (b'{"image": ""}', "no_image"),
         (b'{"images": ["eA=="], "modus": "x"}', "unknown_field"),
         (b'{"images": ["eA=="], "mode": "' + b"x" * 300 + b'"}', "field_too_long"),

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import struct
+import threading
 import zlib
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,26 @@ def test_answers_are_those_of_predict(client: TestClient, label: str):
     found = outputs(client.post(INFER, json={"inputs": [encoded(file)]}))["probabilities"]
     assert found[0].max() == pytest.approx(answer["confidence"], abs=1e-6)
     assert labels(found) == [answer["label"]]
+
+
+def test_base64_may_have_line_breaks(client: TestClient):
+    request = encoded(plain(RED))
+    (text,) = request["data"]
+    request["data"] = [f"{text[:20]}\n{text[20:]}\n"]
+    response = client.post(INFER, json={"inputs": [request]})
+    assert labels(outputs(response)["probabilities"]) == ["red"]
+
+
+def test_large_base64_is_read_in_a_thread(client: TestClient, monkeypatch: pytest.MonkeyPatch):
+    threads, wrapped = [], protocol_inputs.from_base64
+
+    def watched(text: str) -> object:
+        threads.append(threading.current_thread().name)
+        return wrapped(text)
+
+    monkeypatch.setattr(protocol_inputs, "from_base64", watched)
+    for file in (plain(RED), plain(RED) + bytes(300_000)):
+        response = client.post(INFER, json={"inputs": [encoded(file)]})
+        assert labels(outputs(response)["probabilities"]) == ["red"]
+    assert threads[0] != threads[1]
+    assert threads[1].startswith("asyncio_")  # asyncio.to_thread's

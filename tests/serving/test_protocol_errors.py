@@ -41,7 +41,9 @@ from tests.tensors import (
         ({"inputs": [{**GOOD, "shape": [0, SIZE, SIZE, 3]}]}, 400, "wrong_shape", "1 or more images"),
         ({"inputs": [{**encoded(b""), "shape": [1, 1]}]}, 400, "wrong_shape", "it must be [-1]"),
         ({"inputs": [{**GOOD, "shape": [2, SIZE, SIZE, 3]}]}, 400, "wrong_size", "3072 values; its shape"),
-        ({"inputs": [{**GOOD, "shape": [10**30, SIZE, SIZE, 3]}]}, 400, "wrong_size", "3072 values"),
+        ({"inputs": [{**GOOD, "shape": [2**63 - 1, SIZE, SIZE, 3]}]}, 400, "wrong_size", "3072 values"),
+        ({"inputs": [{**GOOD, "shape": [2**63, SIZE, SIZE, 3]}]}, 400, "malformed_request", "whole numbers"),
+        ({"inputs": [{**GOOD, "shape": [10**4299, SIZE, SIZE, 3]}]}, 400, "malformed_request", "whole numbers"),
         ({"inputs": [{**GOOD, "shape": [-1, SIZE, SIZE, 3]}]}, 400, "malformed_request", "whole numbers"),
         ({"inputs": [{**GOOD, "shape": [True, SIZE, SIZE, 3]}]}, 400, "malformed_request", "whole numbers"),
         ({"inputs": [{**GOOD, "shape": "all"}]}, 400, "malformed_request", "'shape' is 'all'"),
@@ -72,6 +74,8 @@ from tests.tensors import (
         ({"inputs": [GOOD], "outputs": [{"name": "copies"}] * 2}, 400, "twice", "'copies' is asked for twice"),
         ({"inputs": [{**GOOD, "parameters": {"shared_memory_region": "x"}}]}, 400, "no_shared_memory", "not offered"),
         ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 4}}]}, 400, "malformed_request", "0 bytes of binary"),
+        ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 10**4299}}]}, 400, "malformed_request", "which is no"),
+        ({"inputs": [GOOD], "parameters": {"mode": "x" * 1_000_000}}, 422, "unknown_mode", "unknown mode 'xxx"),
         ({"inputs": [{**GOOD, "parameters": {"binary_data_size": True}}]}, 400, "malformed_request", "which is no int"),
     ],
 )  # fmt: skip
@@ -81,11 +85,17 @@ def test_bad_requests_are_one_sentence(
     response = client.post(INFER, json=request_)
     assert refusal(response) == (status, code)
     assert words in response.json()["error"]
+    assert len(response.json()["error"]) < 300
 
 
 @pytest.mark.parametrize(
     ("classification", "code"),
-    [(0, "invalid_classification"), (4, "invalid_classification"), ("1", "malformed_request")],
+    [
+        (0, "invalid_classification"),
+        (4, "invalid_classification"),
+        pytest.param(10**4299, "malformed_request", id="huge"),
+        ("1", "malformed_request"),
+    ],
 )
 def test_classification_out_of_range(client: TestClient, classification: object, code: str):
     wanted = [{"name": "probabilities", "parameters": {"classification": classification}}]

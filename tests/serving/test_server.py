@@ -1,5 +1,6 @@
 """A real server process, and what BentoML's client, curl and people who press Ctrl-C see of it."""
 
+import http.client
 import os
 import re
 import runpy
@@ -17,6 +18,7 @@ from bentoml.exceptions import BentoMLException
 from PIL import Image
 
 from serving import repository
+from serving.limits import MAX_SILENCE_S
 from serving.predictor import DeviceError, ModeError
 from serving.repository import RepositoryError
 from serving.settings import ROOT, Settings, SettingsError
@@ -114,6 +116,32 @@ def test_declared_length_over_the_limit_is_refused_before_the_body_is_sent(url: 
     with closing(socket.create_connection((address.host, address.port or 80), timeout=10)) as raw:
         raw.sendall(head)
         assert raw.recv(100).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize(
+    "path", ["/predict", "/v2/models/colours/infer", "/v2/models/none/infer", "/none"]
+)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_client_that_sends_all_before_it_reads_gets_the_answer(url: str, path: str, chunked: bool):
+    chunk = bytes(1024**2)
+    body = iter([chunk] * 40) if chunked else chunk * 40
+    address = httpx.URL(url)
+    with closing(http.client.HTTPConnection(address.host, address.port, timeout=20)) as connection:
+        headers = {"Connection": "close"}  # as urllib says
+        connection.request("POST", path, body, headers, encode_chunked=chunked)  # raises at a reset
+        response = connection.getresponse()
+        assert response.status == (404 if "none" in path else 413)
+        assert b"error" in response.read()
+
+
+def test_client_that_asks_before_it_sends_is_refused_at_once(url: str):
+    address = httpx.URL(url)
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 40000000\r\n\r\n"
+    with closing(socket.create_connection((address.host, address.port or 80), timeout=10)) as raw:
+        begin = time.monotonic()
+        raw.sendall(head)
+        assert raw.recv(100).startswith(b"HTTP/1.1 413")
+        assert time.monotonic() - begin < MAX_SILENCE_S
 
 
 def test_client_that_goes_away_leaves_no_trace(url: str, log: Path):
