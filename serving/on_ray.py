@@ -193,7 +193,7 @@ def _in_place(out: str) -> Iterator[str]:
             remote_files.replace_folder(beside, out)
         else:
             _replace_folder(Path(beside), Path(out).resolve())
-    except OSError as error:
+    except (OSError, OfflineError, NotImplementedError) as error:  # the last is pyarrow's
         raise OfflineError(
             f"the parts are written, and {out} cannot be replaced by them ({error}); "
             f"what is not there yet is in {beside}: move it"

@@ -80,16 +80,20 @@ def test_a_link_to_a_folder_of_parts_stays_one():
 
 
 @pytest.mark.usefixtures("config")
-@pytest.mark.parametrize("at", ["", "file://{}/"])
+@pytest.mark.parametrize(
+    ("at", "fault"),
+    [("", OSError)]
+    + [("file://{}/", fault) for fault in (OSError, OfflineError, NotImplementedError)],
+)
 def test_parts_that_cannot_be_put_into_their_place_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, fault: type[Exception]
 ):
     pytest.importorskip("pyarrow", reason="an optional extra")
     rename, out, parts = Path.replace, f"{at.format(tmp_path)}out.csv", Path("out.csv.ray-part")
 
     def refuse(source: Any, target: Any) -> Path:
         if Path(source).name == parts.name:
-            raise OSError("busy")
+            raise fault("busy")
         return rename(source, target)
 
     monkeypatch.setattr(Path, "replace", refuse)
