@@ -47,9 +47,9 @@ class Ending:
             except OSError:  # a full disk must not end the looking
                 continue
         print(f"error: {reason}", file=sys.stderr, flush=True)
-        while callable(signal.getsignal(signal.SIGTERM)):  # else a program that only has a server
+        while _is_server():
             self._ended = True
-            os.kill(os.getpid(), signal.SIGTERM)  # its handler is BentoML's, which ends the workers
+            os.kill(os.getpid(), signal.SIGTERM)  # as if from outside: the workers end as well
             self._never.wait(_AGAIN_S)
 
     def _exit(self) -> None:
@@ -58,6 +58,12 @@ class Ending:
         logging.shutdown()
         sys.stdout.flush()
         os._exit(EXIT_CODE)  # BentoML would say 0, as after any SIGTERM
+
+
+def _is_server() -> bool:
+    """Whether BentoML's process manager has this process; a program that only holds a server is not ours to end."""
+    handler = signal.getsignal(signal.SIGTERM)
+    return getattr(handler, "__module__", "") == "circus.sighandler"
 
 
 def hopeless(reports: Sequence[Report], workers: int) -> str | None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.repository_end import hopeless
-from serving.repository_state import LOADING, READY, UNAVAILABLE, Entry, Report
+from serving.repository_end import Ending, hopeless
+from serving.repository_state import LOADING, READY, UNAVAILABLE, Entry, Report, State
 from serving.settings import ROOT
 from tests.bundles import write_bundle, write_unloadable
 from tests.serving.servers import STOP_S, free_port, launch, start_command
@@ -67,6 +67,21 @@ def test_device_that_is_not_really_there_ends_the_server(tmp_path: Path):
     code, said = end_of(command, tmp_path / "log", PYTHONPATH=path)
     assert (code, "Traceback" in said) == (2, False)
     assert "error: nothing can be served: colours: CUDA was asked for, but onnxruntime" in said
+
+
+def test_program_that_only_holds_a_server_is_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """As `bentoml.serve` in a notebook, which may have a handler of its own."""
+    monkeypatch.setattr(os, "kill", lambda pid, number: pytest.fail("this process was ended"))
+    monkeypatch.setattr(signal, "getsignal", lambda number: print)
+    state = State(tmp_path)
+    with state.worker():
+        state.report(1, [LOST])
+        ending = Ending(state, 1)
+        ending._run()
+    ending._exit()
+    assert capsys.readouterr().err == "error: nothing can be served: a: it is broken\n"
 
 
 @pytest.mark.parametrize(
