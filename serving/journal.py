@@ -6,6 +6,7 @@ every batch holds the images that it would have held without the interruption, a
 JournalError    the journal is of something else, or another process is writing it
 """
 
+import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,11 +14,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from serving.offline import OfflineError, Row
-
-try:
-    import fcntl
-except ImportError:  # Windows, where nothing keeps two processes apart
-    fcntl = None  # type: ignore[assignment]
 
 
 class JournalError(OfflineError):
@@ -111,8 +107,6 @@ def _mismatch(path: Path, found: bytes, heading: Mapping[str, Any]) -> str:
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
-    if fcntl is None:
-        return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from serving import bundle, remote_files
@@ -176,33 +176,75 @@ def _write(rows: Any, target: str, suffix: str, *, at_once: int) -> None:
 
 @contextmanager
 def _in_place(out: str) -> Iterator[str]:
-    """Where to write: beside the folder, which is put into its place when the block has ended; or at the address."""
-    if is_address(out):
-        if remote_files.exists(out):
-            remote_files.delete_folder(out)
-        yield out
-        return
-    place, beside = Path(out).absolute(), Path(f"{out}.ray-part").absolute()
-    shutil.rmtree(beside, ignore_errors=True)
+    """Where to write: beside the folder, which is put into its place when the block has ended well.
+
+    Raises:
+        OfflineError: the parts are all there, and cannot be put into their place; they stay where they are.
+    """
+    beside = _beside(out)
+    _clear(beside)
     try:
-        yield str(beside)
-        if place.is_dir():
-            shutil.rmtree(place)
-        beside.replace(place)
-    finally:
+        yield beside
+    except BaseException:
+        _clear(beside)
+        raise
+    try:
+        if is_address(out):
+            remote_files.replace_folder(beside, out)
+        else:
+            _replace_folder(Path(beside), Path(out).resolve())
+    except (OSError, OfflineError, NotImplementedError) as error:  # the last is pyarrow's
+        raise OfflineError(
+            f"the parts are written, and {out} cannot be replaced by them ({error}); "
+            f"what is not there yet is in {beside}: move it"
+        ) from error
+
+
+def _beside(out: str) -> str:
+    return f"{out.rstrip('/') if is_address(out) else Path(out).resolve()}.ray-part"
+
+
+def _clear(beside: str) -> None:
+    """Delete the parts of a job that did not end."""
+    if is_address(beside):
+        if remote_files.exists(beside):
+            remote_files.delete_folder(beside)
+    else:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _replace_folder(parts: Path, place: Path) -> None:
+    """Rename a folder to its place; the old one is deleted last, and is back where that cannot be done."""
+    old = parts.with_suffix(".ray-old")
+    shutil.rmtree(old, ignore_errors=True)
+    there = place.exists()
+    if there:
+        place.replace(old)
+    try:
+        parts.replace(place)
+    except OSError:
+        if there:
+            old.replace(place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_out(out: str, overwrite: bool) -> None:
     """Raise OfflineError where something is in the way that may not be replaced, or no folder of parts."""
     if is_address(out):
-        there = remote_files.exists(out)
+        there, is_file = remote_files.exists(out), remote_files.is_file(out)
+        names = remote_files.names(out) if there and not is_file else []
     else:
-        place = Path(out)
-        there = place.exists()
-        if not place.absolute().parent.is_dir():
-            raise OfflineError(f"{out}: there is no folder {place.parent}")
-        if place.is_dir() and any(p.suffix not in _PARTS for p in place.iterdir()):
-            raise OfflineError(f"{out} is a folder that holds more than parts; give another name")
+        place = Path(out).resolve()
+        there, is_file = place.exists(), place.exists() and not place.is_dir()
+        if not place.parent.is_dir():
+            raise OfflineError(f"{out}: there is no folder {Path(out).parent}")
+        names = [path.name for path in place.iterdir()] if place.is_dir() else []
+    if is_file:
+        raise OfflineError(
+            f"{out} is a file, and --engine ray writes a folder of parts; give another name"
+        )
+    if any(PurePath(name).suffix not in _PARTS for name in names):
+        raise OfflineError(f"{out} is a folder that holds more than parts; give another name")
     if there and not overwrite:
         raise OfflineError(f"{out} is there already; --overwrite replaces it")

@@ -52,17 +52,64 @@ def exists(address: str) -> bool:
     """
     from pyarrow import fs
 
+    return bool(_info(address).type != fs.FileType.NotFound)
+
+
+def is_file(address: str) -> bool:
+    """Whether there is a file.
+
+    Raises:
+        OfflineError: that cannot be found out.
+    """
+    return bool(_info(address).is_file)
+
+
+def names(address: str) -> list[str]:
+    """What is directly in a folder.
+
+    Raises:
+        OfflineError: it cannot be read.
+    """
+    from pyarrow import fs
+
     filesystem, path = _located(address)
     try:
-        return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
+        return [found.base_name for found in filesystem.get_file_info(fs.FileSelector(path))]
     except OSError as error:
-        raise OfflineError(f"{address} cannot be reached: {error}") from None
+        raise OfflineError(f"{address} cannot be read: {error}") from None
 
 
 def delete_folder(address: str) -> None:
     """Delete a folder and all that is in it."""
     filesystem, path = _located(address)
     filesystem.delete_dir(path)
+
+
+def replace_folder(source: str, target: str) -> None:
+    """Move the files of a folder to another place of the same file system, in the place of what is there.
+
+    File by file: stores of objects have no folders that could be renamed. Until it has ended, a reader of the target
+    may find a part of it. What was there is deleted first, when all that is to take its place exists.
+
+    Raises:
+        OSError: that failed; what has not been moved is in the source.
+    """
+    if exists(target):
+        delete_folder(target)
+    filesystem, place = _located(target)
+    _, origin = _located(source)
+    filesystem.create_dir(place)
+    for name in names(source):
+        filesystem.move(f"{origin}/{name}", f"{place}/{name}")
+    filesystem.delete_dir(origin)
+
+
+def _info(address: str) -> Any:
+    filesystem, path = _located(address)
+    try:
+        return filesystem.get_file_info(path)
+    except OSError as error:
+        raise OfflineError(f"{address} cannot be reached: {error}") from None
 
 
 def _located(address: str) -> tuple[Any, str]:

@@ -8,6 +8,7 @@ from serving.engine import Processors
 from serving.model import Model, make
 from serving.models import Models
 from serving.repository import Repository
+from serving.repository_end import Ending
 from serving.repository_endpoints import Desk
 from serving.repository_state import State
 from serving.repository_watch import Watcher
@@ -18,12 +19,17 @@ from serving.settings import Settings
 def prepare(settings: Settings) -> None:
     """Check what is to be served, and write the state that the workers of this process will follow.
 
+    Where none of them can load anything, and nothing may be loaded later, this process ends.
+
     Raises:
         RepositoryError, BundleError, ModeError, DeviceError: what is there cannot be served.
     """
     found = repository.open_repository(settings)
     repository.check(found, settings)
-    State(repository_state.make_folder()).begin(found.names(), found.single)
+    state = State(repository_state.make_folder())
+    state.begin(found.names(), found.single)
+    if not settings.watch and not settings.allow_load:
+        Ending(state, settings.workers).start()
 
 
 class Keeper:
@@ -57,8 +63,8 @@ class Keeper:
 
     @property
     def ready(self) -> bool:
-        """Whether something is served, or nothing is asked for."""
-        return bool(self._models.all) or not self._state.wanted().models
+        """Whether something is served, which is what GET /v2/health/ready answers too."""
+        return bool(self._models.all)
 
     def close(self) -> None:
         """Keep them no longer."""

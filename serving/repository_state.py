@@ -3,6 +3,7 @@
 wanted.json      which models are to be served; replaced whole, under a lock, with a generation that only grows
 PID.json         what a worker serves, and which generation it has reached
 PID.lock         held by that worker for as long as it lives: a worker is dead when its lock is free
+server.lock      held in the same way by the process that started the workers
 
 The folder lies within BentoML's home, never in the repository, which may be read-only.
 """
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 from serving.settings import bentoml_home
@@ -114,7 +115,7 @@ class State:
         """What every living worker says, in order of their numbers."""
         found = []
         for path in self.folder.glob("*.json"):
-            if path != self._wanted and self._held(path.with_suffix(".lock")):
+            if path != self._wanted and _held(path.with_suffix(".lock")):
                 content = json.loads(path.read_text(encoding="utf-8"))
                 entries = tuple(Entry(**entry) for entry in content["entries"])
                 found.append(Report(content["pid"], content["generation"], entries))
@@ -147,25 +148,25 @@ class State:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _held(self, path: Path) -> bool:
-        """Whether a living process holds a lock."""
-        if not path.is_file():
-            return False
-        free = _try_lock(path, fcntl.LOCK_SH)  # several may look at a time
-        if free is not None:
-            free.close()
-        return free is None
-
 
 def make_folder(environment: MutableMapping[str, str] = os.environ) -> Path:
-    """A new folder for this server, named in the environment for its workers; those of dead servers are removed."""
+    """A new folder for this server, named in the environment for its workers; those of dead servers are removed.
+
+    A server is dead when every lock in its folder is free. Process ids would not tell: servers in several containers
+    may share BentoML's home, and each is process 1.
+    """
     parent = bentoml_home(environment) / "viewfold-state"
     parent.mkdir(parents=True, exist_ok=True)
-    for old in parent.iterdir():
-        if not old.name.isdigit() or int(old.name) == os.getpid() or not _alive(int(old.name)):
-            shutil.rmtree(old, ignore_errors=True)
-    folder = parent / str(os.getpid())
-    folder.mkdir()
+    with (parent / "change.lock").open("w") as changing:
+        fcntl.flock(
+            changing, fcntl.LOCK_EX
+        )  # a folder is not removed between being made and being locked
+        for old in parent.iterdir():
+            if old.is_dir() and not any(map(_held, old.glob("*.lock"))):
+                shutil.rmtree(old, ignore_errors=True)
+        folder = Path(mkdtemp(prefix="server-", dir=parent))
+        # never closed: held for as long as this process lives
+        fcntl.flock(os.open(folder / "server.lock", os.O_CREAT | os.O_RDWR), fcntl.LOCK_EX)
     environment[STATE] = str(folder)
     return folder
 
@@ -180,18 +181,18 @@ def worker_folder(environment: Mapping[str, str] = os.environ) -> Iterator[Path]
         yield Path(made)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def _held(path: Path) -> bool:
+    """Whether a living process holds a lock."""
+    if not path.is_file():
         return False
-    except PermissionError:
-        pass
-    return True
+    free = _try_lock(path, fcntl.LOCK_SH)  # several may look at a time
+    if free is not None:
+        free.close()
+    return free is None
 
 
 def _try_lock(path: Path, kind: int) -> TextIOWrapper | None:
-    file = path.open("a")
+    file = path.open("a+")  # NFS shares a lock only of what may be read
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -111,3 +111,11 @@ def test_constraints_pin_every_dependency():
         assert name in pinned | {"viewfold", "onnxruntime"}, (
             name
         )  # onnxruntime: for platforms without the GPU wheel
+
+
+def test_platform_that_is_promised_is_the_one_that_requirements_know():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    systems = [line for line in project["classifiers"] if line.startswith("Operating System")]
+    assert systems == ["Operating System :: POSIX :: Linux"]
+    assert "Linux, Python 3.11 or 3.12" in (ROOT / "README.md").read_text()
+    assert not [line for line in project["dependencies"] if "win32" in line]

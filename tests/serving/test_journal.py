@@ -1,5 +1,6 @@
 """An interrupted `viewfold predict` goes on where it was, and ends with the same file."""
 
+import fcntl
 import json
 import os
 import signal
@@ -276,7 +277,6 @@ def test_rows_behind_a_damaged_one_are_done_again(
 
 
 def test_two_processes_do_not_write_the_same_journal(config: PredictConfig):
-    fcntl = pytest.importorskip("fcntl", reason="nothing keeps two processes apart on Windows")
     interrupt(config)
     with Path("out.csv.part").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

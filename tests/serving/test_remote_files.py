@@ -48,3 +48,20 @@ def test_folder_is_there_until_it_is_deleted(tmp_path: Path):
     assert remote_files.exists(address)
     remote_files.delete_folder(address)
     assert not (tmp_path / "parts").exists()
+
+
+def test_files_and_folders_are_told_apart(tmp_path: Path):
+    photos(tmp_path / "parts", {"a.png": RED})
+    assert remote_files.is_file(f"file://{tmp_path}/parts/a.png")
+    assert not remote_files.is_file(f"file://{tmp_path}/parts")
+    assert remote_files.names(f"file://{tmp_path}/parts/") == ["a.png"]
+    with pytest.raises(OfflineError, match="cannot be read"):
+        remote_files.names(f"file://{tmp_path}/lost")
+
+
+def test_what_a_folder_held_is_replaced_as_a_whole(tmp_path: Path):
+    photos(tmp_path / "old", {"a.png": RED, "b.png": RED})
+    photos(tmp_path / "new", {"c.png": RED})
+    remote_files.replace_folder(f"file://{tmp_path}/new", f"file://{tmp_path}/old")
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["c.png"]
+    assert not (tmp_path / "new").exists()

@@ -244,6 +244,34 @@ def test_graph_that_cannot_be_loaded_is_a_sentence_and_no_restarts(tmp_path: Pat
         assert httpx.post(f"{url}/predict", content=plain(RED)).json()["label"] == "red"
 
 
+def test_readiness_is_that_something_is_served_by_both_addresses(tmp_path: Path):
+    models, port = tmp_path / "models", free_port()
+    models.mkdir()
+    process = launch(start_command(models, port, device="cpu", allow_load=True), tmp_path / "log")
+    url = f"http://127.0.0.1:{port}"
+
+    def ready() -> set[int]:
+        return {httpx.get(f"{url}{path}").status_code for path in ("/readyz", "/v2/health/ready")}
+
+    try:
+        end = time.monotonic() + ENOUGH_S
+        while not answers(url):
+            assert time.monotonic() < end, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        assert ready() == {503}
+        write_bundle(models / "a")
+        for work, status in (("load", 200), ("unload", 503)):
+            assert httpx.post(f"{url}/v2/repository/models/a/{work}").status_code == 200
+            assert ready() == {status}
+        write_unloadable(models / "b")
+        assert httpx.post(f"{url}/v2/repository/models/b/load").status_code == 400
+        assert ready() == {503}
+        assert process.poll() is None
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def test_plain_bentoml_serve_takes_a_folder_of_models(tmp_path: Path):
     write_bundle(tmp_path / "models" / "a" / "7")
     write_embedder(tmp_path / "models" / "means")

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE
+
+import pytest
 
 from serving import repository_state
 from serving.repository_state import READY, Entry, State
@@ -19,6 +22,14 @@ with state.worker():
     state.report(7, ())
     print("here", flush=True)
     sys.stdin.read()
+"""
+
+OTHER_SERVER = """
+import os, sys
+os.getpid = lambda: 1
+from serving.repository_state import make_folder
+print(make_folder(), flush=True)
+sys.stdin.read()
 """
 
 
@@ -84,16 +95,42 @@ def test_one_leads_until_it_lets_go(tmp_path: Path):
     second.close()
 
 
-def test_folder_is_named_for_workers_and_those_of_the_dead_are_removed(tmp_path: Path):
-    old = tmp_path / "viewfold-state" / "999999999"
-    old.mkdir(parents=True)
-    alive = tmp_path / "viewfold-state" / "1"
-    alive.mkdir()
+def test_folder_is_named_for_workers_and_another_one_for_each_server(tmp_path: Path):
     environment = {"BENTOML_HOME": str(tmp_path)}
     made = repository_state.make_folder(environment)
     with repository_state.worker_folder(environment) as found:
         assert found == made
-    assert (made.is_dir(), old.exists(), alive.exists()) == (True, False, True)
+    assert made.is_dir()
+    assert repository_state.make_folder(environment) != made
+
+
+def test_servers_that_share_a_home_leave_each_other_alone_until_they_are_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As in two containers, where both are process 1, and neither sees the other's processes."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BENTOML_HOME": str(tmp_path)}
+    command, pipes = [sys.executable, "-c", OTHER_SERVER], {"stdin": PIPE, "stdout": PIPE}
+    with subprocess.Popen(command, env=environment, **pipes) as other:  # type: ignore[call-overload]
+        theirs = Path(other.stdout.readline().decode().strip())
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        ours = repository_state.make_folder(environment)
+        assert ours != theirs
+        assert theirs.is_dir()
+        other.kill()
+        other.wait()
+    repository_state.make_folder(environment)
+    assert (ours.is_dir(), theirs.exists()) == (True, False)
+
+
+def test_folder_stays_while_a_worker_lives_that_has_lost_its_server(tmp_path: Path):
+    environment = {"BENTOML_HOME": str(tmp_path)}
+    orphaned = tmp_path / "viewfold-state" / "4711"
+    orphaned.mkdir(parents=True)
+    with State(orphaned).worker():
+        repository_state.make_folder(environment)
+        assert orphaned.is_dir()
+    repository_state.make_folder(environment)
+    assert not orphaned.exists()
 
 
 def test_worker_that_nothing_started_has_a_folder_of_its_own_for_a_while():
