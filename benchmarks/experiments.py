@@ -122,8 +122,12 @@ def folding(base: TrainConfig) -> Experiment:
         "distill": distill,
         "distill, mixup": replace(distill, augment=AugmentConfig(mixup=1.0)),
         "distill, cutmix": replace(distill, augment=FOLD),
+        "distill, cutmix, twice as long": replace(distill, augment=FOLD, epochs=240),
+        "sla, cutmix": replace(base, objective="sla", augment=FOLD),
+        "distill, cutmix, of sla, cutmix": replace(distill, augment=FOLD),
     }
     teachers = {row: "sla" for row in rows if row.startswith("distill")}
+    teachers["distill, cutmix, of sla, cutmix"] = "sla, cutmix"
     return Experiment(rows, teachers, seeds=(0, 1, 2))
 
 
