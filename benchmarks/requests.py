@@ -62,6 +62,11 @@ def _json(manifest: Manifest) -> Request:
     return Request(body, {"Content-Type": "application/json"})
 
 
+def _json_of_many(manifest: Manifest) -> Request:
+    body = json.dumps({"images": [base64.b64encode(png(manifest)).decode()] * BATCH}).encode()
+    return Request(body, {"Content-Type": "application/json"})
+
+
 def _zip(manifest: Manifest) -> Request:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -94,6 +99,7 @@ BUILD: Mapping[str, Callable[[Manifest], Request]] = {
     "multipart": _form("image", 1),
     "images": _form("images", 1),
     "json": _json,
+    "json32": _json_of_many,
     "multipart32": _form("image", BATCH),
     "zip32": _zip,
     "oip32": _oip,

@@ -49,9 +49,12 @@ class Row:
 ROWS = (
     Row("raw body", OURS, "raw"),
     Row("multipart", OURS, "multipart"),
+    Row("base64 in JSON", OURS, "json"),
     Row("32 images, multipart", OURS, "multipart32", images=BATCH, connections=4),
     Row("32 images, zip", OURS, "zip32", images=BATCH, connections=4),
+    Row("32 images, base64 in JSON", OURS, "json32", images=BATCH, connections=4),
     Row("32 images, OIP tensor", OURS, "oip32", images=BATCH, connections=4),
+    Row("single, raw body", OURS, "raw", "single", query="?mode=single"),
     Row("aggregated, raw body", OURS, "raw", "aggregated", query="?mode=aggregated"),
     Row("one connection", OURS, "raw", connections=1),
     Row("BentoML, usual", "usual_bentoml", "multipart"),

@@ -5,6 +5,7 @@ parameters differ by; how well they do on held-out images is what the features s
 """
 
 import copy
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,8 @@ def awareness(config: AwarenessConfig) -> dict[str, Any]:
     progress, watch = Progress(), Stopwatch()
     given = checkpoint.open_any(config.encoder.expanduser()).config
     # what is not given is as it was in pretraining
-    data = given.data if config.data == DataConfig() else config.data
+    as_pretrained = config.data == DataConfig()
+    data = given.data if as_pretrained else config.data
     views = config.views
     if views == ViewsConfig() and isinstance(given, PretrainConfig):
         views = given.views
@@ -68,12 +70,15 @@ def awareness(config: AwarenessConfig) -> dict[str, Any]:
     refuse_outside({"--seed": (config.seed, 0, 2**63 - 1)})
     check_common(data, OptimConfig())
     device = pick_device(config.device)
-    unlabelled = config.unlabelled or getattr(given, "unlabelled", False)
+    unlabelled = config.unlabelled or (as_pretrained and getattr(given, "unlabelled", False))
     pool = load_pool(data, unlabelled=unlabelled)
     images = read(pool, run.problem.image, data, device, progress)
     found = measure(encoder.to(device), images.train, images.val, views, seed=config.seed)
     result = {
         "encoder": str(config.encoder),
+        "data": data.data,
+        "views": dataclasses.asdict(views),
+        "seed": config.seed,
         "scores": found,
         "pairs": HELD_PAIRS,
         "hardware": describe(device),

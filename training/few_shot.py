@@ -51,6 +51,8 @@ def fewshot(config: FewShotConfig) -> dict[str, Any]:
     progress.say(f"{len(labels):,} images, in {watch.seconds:.0f} s")
     values = {
         "encoder": str(config.encoder),
+        "data": config.data.data,
+        "seed": config.seed,
         "ways": config.ways,
         "queries": config.queries,
         "shots": {shots: dataclasses.asdict(result) for shots, result in found.items()},

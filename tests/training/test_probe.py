@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.folders import many
 from tests.training.data_sets import striped
 from tests.training.pretraining import STEPS, interrupt_after, pretraining
 from tests.training.runs import settings
@@ -211,7 +212,8 @@ def test_fewshot_of_colours_is_far_above_chance(
     said = capsys.readouterr().out
     assert "5-way 1-shot" in said
     assert "(50 episodes, 95 % interval)" in said
-    assert json.loads((tmp_path / "few.json").read_text())["ways"] == 5
+    written = json.loads((tmp_path / "few.json").read_text())
+    assert (written["ways"], written["seed"], written["data"]) == (5, 0, config.data.data)
 
 
 def test_bad_input_of_few_shots_is_refused(encoder: Run[PretrainConfig], tmp_path: Path):
@@ -281,9 +283,24 @@ def test_awareness_repeats_itself_and_is_written_down(
     config = AwarenessConfig(encoder.folder, its_data(encoder), json=tmp_path / "aware.json")
     first, second = awareness(config), awareness(config)
     assert first["scores"] == second["scores"]
-    assert json.loads((tmp_path / "aware.json").read_text())["scores"] == first["scores"]
+    written = json.loads((tmp_path / "aware.json").read_text())
+    assert written["scores"] == first["scores"]
+    assert (written["data"], written["seed"]) == (encoder.config.data.data, 0)
+    assert written["views"]["hue"] == encoder.config.views.hue
     with pytest.raises(ConfigError, match=r"--views\.hue is 0\.9"):
         awareness(dataclasses.replace(config, views=ViewsConfig(hue=0.9)))
+
+
+def test_encoder_of_unlabelled_photos_is_asked_about_other_images(
+    encoder: Run[PretrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("TRAIN_PAIRS", "CHOOSE_PAIRS", "HELD_PAIRS"):
+        monkeypatch.setattr(awareness_module, name, 256)
+    photos = DataConfig(data=f"folder:{many(tmp_path / 'photos', 24)}", workers=1, image_size=8)
+    run = pretrain(pretraining(tmp_path, epochs=1, data=photos, unlabelled=True))
+    assert awareness(AwarenessConfig(run.folder))["data"] == photos.data
+    found = awareness(AwarenessConfig(run.folder, its_data(encoder)))
+    assert found["data"] == its_data(encoder).data
 
 
 # features
