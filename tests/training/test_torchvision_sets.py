@@ -84,7 +84,9 @@ def test_mnist_and_its_relatives_are_read(name: str, kind: str, mirrored: bool, 
     np.testing.assert_array_equal(found.test.pixels(7, ImageSpec(28, 28)), expected)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0\0\x08\x03", gzip.compress(b"something else", mtime=0)])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0\x08\x03", gzip.compress(b"something else", mtime=0)]
+)
 def test_damaged_mnist_is_refused(content: bytes, tmp_path: Path):
     write_mnist(tmp_path)
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(content)
