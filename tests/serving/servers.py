@@ -66,6 +66,16 @@ def serving(
     assert "Traceback" not in log.read_text()
 
 
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server with its workers: they have a session of their own, and outlive a first process that is killed."""
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + START_S
     while time.monotonic() < end:

@@ -19,7 +19,7 @@ import pytest
 from serving.settings import ROOT
 from tests.bundles import replace_bundle, write_bundle, write_embedder, write_unloadable
 from tests.pictures import RED, plain
-from tests.serving.servers import free_port, launch, serving, start_command
+from tests.serving.servers import free_port, launch, serving, start_command, stop
 
 pytestmark = pytest.mark.slow
 
@@ -215,8 +215,7 @@ def unready(bundle: Path, log: Path, **fields: object) -> Iterator[str]:
         yield url
         assert process.poll() is None
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        stop(process)
 
 
 def answers(url: str) -> bool:
@@ -268,8 +267,7 @@ def test_readiness_is_that_something_is_served_by_both_addresses(tmp_path: Path)
         assert ready() == {503}
         assert process.poll() is None
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        stop(process)
 
 
 def test_plain_bentoml_serve_takes_a_folder_of_models(tmp_path: Path):

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.pictures import RED, plain
-from tests.serving.servers import STOP_S, free_port, launch, start_command, wait_until_ready
+from tests.serving.servers import STOP_S, free_port, launch, start_command, stop, wait_until_ready
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -46,8 +46,7 @@ def test_what_has_begun_is_answered_before_a_server_stops(
         assert [(a.status_code, a.json()["label"]) for a in answers] == [(200, "red")]
         assert process.wait(STOP_S) == 0
     finally:
-        process.kill()
-        process.wait()
+        stop(process)
     assert "Traceback" not in log.read_text()
 
 
