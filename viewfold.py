@@ -19,6 +19,13 @@ def train(arguments: Sequence[str]) -> int:
     from training.config import TrainConfig
 
     config = tyro.cli(TrainConfig, prog="viewfold train", args=arguments)
+    if config.weights is not None:
+        from training.pretrained import defaults_of
+
+        # read again: what is given stands, what is not is as the run has it that the weights are of
+        config = tyro.cli(
+            TrainConfig, prog="viewfold train", args=arguments, default=defaults_of(config)
+        )
     from training.classify import train
 
     return 0 if train(config).complete else 130

@@ -163,9 +163,10 @@ def open_run(folder: Path) -> Run:
         CheckpointError: it is no run, its settings are malformed, or it is of an encoder.
     """
     if made_by(folder) == "pretrain":
+        named = shlex.quote(str(folder))
         raise CheckpointError(
             f"{folder} holds a pretrained encoder, which is no classifier yet; make one of it with "
-            f"`viewfold probe {folder}` or `viewfold train --weights {folder}`"
+            f"`viewfold probe {named}` or `viewfold train --weights {named}`"
         )
     return open_kind(folder, TrainConfig)
 

@@ -4,6 +4,7 @@ The last epoch's encoder is the one that is kept: no label chooses it. Whether i
 every epoch.
 """
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -99,12 +100,12 @@ class Encoding:
         write_json(run.folder / "result.json", result)
         if collapse.collapsed(std):
             self.progress.say(f"THE ENCODER HAS COLLAPSED: {collapse.collapse_warning(std)}")
+        named = shlex.quote(str(run.folder))
         self.progress.say(
             f"pretrained in {position.seconds:,.0f} s; the encoder is in {run.folder}; make a classifier of it with\n"
-            f"  viewfold probe {run.folder} --data …\n"
+            f"  viewfold probe {named} --data …\n"
             f"or of all its weights with\n"
-            f"  viewfold train --weights {run.folder} --backbone {run.config.backbone} "
-            f"--image-size {run.problem.image.height} --data …"
+            f"  viewfold train --weights {named} --data …"
         )
 
     def _look(self) -> dict[str, float]:

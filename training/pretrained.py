@@ -16,7 +16,7 @@ from torch import Tensor
 from training import checkpoint, data
 from training.backbones import TIMM, create_timm, default_image_size
 from training.checkpoint import Run
-from training.config import TrainConfig
+from training.config import DataConfig, TrainConfig
 from training.errors import ConfigError, WeightsError
 from training.pretrain_config import PretrainConfig
 from training.weights import first_line, fit, read_file, some
@@ -30,7 +30,8 @@ class Start:
 
     tensors: its whole state. mean, std: what the weights were trained to see the pixels less of and divided
     by, in units of uint8 pixels; None where nobody says, and the data's own are taken.
-    provenance: where from and under which licence. left_out: what else was there.
+    provenance: where from and under which licence. left_out: what else was there. image_size: (H, W) pixels that
+    a run's weights learnt at; None where nobody says.
     """
 
     tensors: dict[str, Tensor]
@@ -38,12 +39,17 @@ class Start:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     left_out: tuple[str, ...] = ()
+    image_size: tuple[int, int] | None = None
 
-    def describe(self) -> str:
-        """In one line: how many tensors from where, and which were left out."""
+    def describe(self, image_size: tuple[int, int]) -> str:
+        """How many tensors from where, which were left out, and whether they learnt at another size than (H, W)."""
         source = self.provenance.get("model") or self.provenance.get("file")
         rest = f", {len(self.left_out)} left out ({some(self.left_out)})" if self.left_out else ""
-        return f"the backbone starts from {source}: {len(self.tensors)} tensors taken{rest}"
+        line = f"the backbone starts from {source}: {len(self.tensors)} tensors taken{rest}"
+        if self.image_size in (None, image_size):
+            return line
+        theirs, ours = (f"{height} x {width}" for height, width in (self.image_size, image_size))
+        return f"{line}\nthey learnt at {theirs} pixels, and are trained on at {ours}"
 
 
 def check_flags(config: TrainConfig) -> None:
@@ -73,6 +79,21 @@ def backbone_lr_factor(config: TrainConfig) -> float:
     return LR_FACTOR if config.pretrained or config.weights is not None else 1.0
 
 
+def defaults_of(config: TrainConfig) -> TrainConfig:
+    """The settings where nothing is given beside --weights: a run's backbone and image size, where it names a run.
+
+    Raises:
+        CheckpointError: they are of a run that is damaged.
+    """
+    source = None if config.weights is None else _source(config.weights.expanduser())
+    if source is None or config.resume is not None:
+        return TrainConfig()
+    run = checkpoint.open_any(source[0])
+    image = run.problem.image
+    side = image.height if image.height == image.width else None
+    return TrainConfig(data=DataConfig(image_size=side), backbone=run.config.backbone)
+
+
 def read_start(config: TrainConfig, image_size: tuple[int, int]) -> Start | None:
     """What the settings say that the backbone starts from; None: random weights. image_size: (H, W) pixels.
 
@@ -85,13 +106,19 @@ def read_start(config: TrainConfig, image_size: tuple[int, int]) -> Start | None
     if config.weights is None:
         return None
     path = config.weights.expanduser()
-    folder = path if path.is_dir() else path.parent.parent
-    of_run = path.is_dir() or (path.name == "weights.safetensors" and _is_run(folder))
-    if of_run:
-        return _of_run(
-            config.backbone, folder, "best" if path.is_dir() else path.parent.name, image_size
-        )
-    return _of_file(config.backbone, path, image_size)
+    source = _source(path)
+    if source is None:
+        return _of_file(config.backbone, path, image_size)
+    return _of_run(config.backbone, *source, image_size)
+
+
+def _source(path: Path) -> tuple[Path, str] | None:
+    """(the run, which of its checkpoints) that a path names: a folder, or weights within a run. None: a file."""
+    if path.is_dir():
+        return path, "best"
+    folder = path.parent.parent
+    within = path.name == "weights.safetensors" and _is_run(folder)
+    return (folder, path.parent.name) if within else None
 
 
 def _published(backbone: str, image_size: tuple[int, int]) -> Start:
@@ -121,7 +148,8 @@ def _of_run(backbone: str, folder: Path, which: str, image_size: tuple[int, int]
     run = checkpoint.open_any(folder)
     given, _ = checkpoint.read(folder / which, "weights")
     tensors, left_out = fit(backbone, given, image_size, f"{folder} ({run.config.backbone})")
-    return Start(tensors, provenance_of(run, which), *_networks_own(given), left_out)
+    size = (run.problem.image.height, run.problem.image.width)
+    return Start(tensors, provenance_of(run, which), *_networks_own(given), left_out, size)
 
 
 def provenance_of(run: Run[Any], which: str) -> dict[str, Any]:

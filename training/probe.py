@@ -5,6 +5,7 @@ its class head, which `viewfold evaluate`, `report` and `export` take like any o
 """
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,9 @@ def probe(config: ProbeConfig) -> Run:
     _tell(choice, config, lap.seconds, progress)
     run = _create(out, config, source, dataset, prepared)
     _write(run, encoder, choice, features, watch.seconds, progress)
+    named = shlex.quote(str(out))
     progress.say(
-        f"in {watch.seconds:,.0f} s; the classifier is in {out}; `viewfold export {out} BUNDLE` makes a bundle of it"
+        f"in {watch.seconds:,.0f} s; the classifier is in {out}; `viewfold export {named} BUNDLE` makes a bundle of it"
     )
     return run
 

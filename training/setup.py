@@ -66,7 +66,7 @@ def start_run(
     build_backbone(config.backbone, (spec.height, spec.width))  # refused before anything is written
     start = read_start(config, (spec.height, spec.width))
     if start is not None:
-        progress.say(start.describe())
+        progress.say(start.describe((spec.height, spec.width)))
     prepared = read_splits(dataset, spec, config.data, device, progress)
     check_shares(min(config.batch_size, len(prepared.train)), config.devices or 1)
     prepared = dataclasses.replace(prepared, start=start)

@@ -1,0 +1,81 @@
+"""What the command line takes from the encoder that it is given, where it is told nothing else."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.cli import Command
+from tests.training.pretraining import pretraining
+from training import checkpoint
+from training.checkpoint import Run
+from training.pretrain import pretrain
+from training.pretrain_config import PretrainConfig
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Run[PretrainConfig]:
+    """A pretrained encoder of 16 pixels, in a folder whose name a shell would split; its data has 8."""
+    folder = tmp_path_factory.mktemp("encoder")
+    config = pretraining(folder, epochs=1, out=folder / "my run")
+    return pretrain(
+        dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=16))
+    )
+
+
+def training(encoder: Run[PretrainConfig], out: Path, *flags: str) -> list[str]:
+    """The arguments of an epoch that starts from the encoder, on the data that it was pretrained on."""
+    data = ["--data", encoder.config.data.data, "--workers", "1", "--device", "cpu"]
+    short = ["--epochs", "1", "--batch-size", "8", "--out", str(out)]
+    return ["train", "--weights", str(encoder.folder), *data, *short, *flags]
+
+
+@pytest.mark.parametrize("weights", ["", "best/weights.safetensors"])
+def test_training_takes_backbone_and_image_size_from_the_run_it_starts_from(
+    carried_out: Command, encoder: Run[PretrainConfig], tmp_path: Path, weights: str
+):
+    out = tmp_path / "run"
+    said = carried_out(*training(encoder, out, "--weights", str(encoder.folder / weights)))
+    run = checkpoint.open_run(out)
+    assert run.config.backbone == "resnet8"
+    assert (run.problem.image.height, run.problem.image.width) == (16, 16)
+    assert "they learnt at" not in said
+
+
+def test_another_image_size_than_the_runs_is_taken_and_said(
+    carried_out: Command, encoder: Run[PretrainConfig], tmp_path: Path
+):
+    said = carried_out(*training(encoder, tmp_path / "run", "--image-size", "8"))
+    assert "they learnt at 16 x 16 pixels, and are trained on at 8 x 8" in said
+    assert checkpoint.open_run(tmp_path / "run").problem.image.height == 8
+
+
+def test_another_backbone_than_the_runs_is_refused(
+    refused: Command, encoder: Run[PretrainConfig], tmp_path: Path
+):
+    # resnet20 is the backbone where no weights are given: it is given all the same
+    said = refused(*training(encoder, tmp_path / "run", "--backbone", "resnet20"))
+    assert "(resnet8) holds no weights of resnet20" in said
+
+
+def test_resume_complains_of_the_weights_alone(refused: Command, encoder: Run[PretrainConfig]):
+    said = refused("train", "--resume", encoder.folder, "--weights", encoder.folder)
+    assert "viewfold: --weights cannot be given with --resume" in said
+
+
+def test_commands_that_are_proposed_name_their_folders_as_a_shell_takes_them(
+    carried_out: Command, refused: Command, encoder: Run[PretrainConfig], tmp_path: Path
+):
+    data = ["--data", encoder.config.data.data, "--workers", "1", "--device", "cpu"]
+    out = tmp_path / "my probe"
+    assert f"`viewfold export '{out}' BUNDLE`" in carried_out(
+        "probe", encoder.folder, *data, "--out", out
+    )
+    own = tmp_path / "my encoder"
+    said = carried_out(
+        "pretrain", *data, "--out", own, "--epochs", "1", "--batch-size", "8",
+        "--backbone", "resnet8", "--hidden", "16", "--projection", "16",
+    )  # fmt: skip
+    assert f"viewfold probe '{own}' --data" in said
+    assert f"viewfold train --weights '{own}' --data" in said
+    assert f"`viewfold train --weights '{own}'`" in refused("report", own)
