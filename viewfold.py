@@ -67,10 +67,14 @@ def awareness(arguments: Sequence[str]) -> int:
     """Measure whether a frozen encoder knows what was done to its images."""
     from training.probe_config import AwarenessConfig
 
-    config = tyro.cli(AwarenessConfig, prog="viewfold awareness", args=arguments)
-    from training.awareness import awareness
+    prog = "viewfold awareness"
+    encoder = tyro.cli(AwarenessConfig, prog=prog, args=arguments).encoder
+    from training.awareness import awareness, defaults_of
 
-    awareness(config)
+    # read again: what is given stands, what is not is as the encoder has it; of other data, what fits that
+    given = tyro.cli(AwarenessConfig, prog=prog, args=arguments, default=defaults_of(encoder))
+    default = defaults_of(encoder, given.data.data)
+    awareness(tyro.cli(AwarenessConfig, prog=prog, args=arguments, default=default))
     return 0
 
 

@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from training.augself import AUGMENTATIONS, AugSelf, difference_loss
 from training.batches import Batches, epoch_order, step_seed
 from training.checks import check_common, check_json, refuse_outside
 from training.collapse import check_finite
-from training.config import DataConfig, OptimConfig
+from training.config import DataConfig, OptimConfig, absolute_paths
+from training.data import instead_of
 from training.device import describe, pick_device
 from training.encoder import Encoder
 from training.errors import ConfigError
@@ -53,25 +55,20 @@ class Pairs:
 def awareness(config: AwarenessConfig) -> dict[str, Any]:
     """Print, and return, how well the views' parameters can be told from an encoder's features.
 
+    The settings are taken as they are; `defaults_of` gives those of the encoder.
+
     Raises:
         TrainingError: the encoder, the settings or the images will not do.
     """
     progress, watch = Progress(), Stopwatch()
-    given = checkpoint.open_any(config.encoder.expanduser()).config
-    # what is not given is as it was in pretraining
-    as_pretrained = config.data == DataConfig()
-    data = given.data if as_pretrained else config.data
-    views = config.views
-    if views == ViewsConfig() and isinstance(given, PretrainConfig):
-        views = given.views
+    data, views = config.data, config.views
     encoder, run = open_frozen(config.encoder.expanduser(), data)
     check_views(views, (run.problem.image.height, run.problem.image.width))
     check_json(config.json)
     refuse_outside({"--seed": (config.seed, 0, 2**63 - 1)})
     check_common(data, OptimConfig())
     device = pick_device(config.device)
-    unlabelled = config.unlabelled or (as_pretrained and getattr(given, "unlabelled", False))
-    pool = load_pool(data, unlabelled=unlabelled)
+    pool = load_pool(data, unlabelled=config.unlabelled)
     images = read(pool, run.problem.image, data, device, progress)
     found = measure(encoder.to(device), images.train, images.val, views, seed=config.seed)
     result = {
@@ -92,6 +89,23 @@ def awareness(config: AwarenessConfig) -> dict[str, Any]:
     if config.json is not None:
         write_json(config.json, result)
     return result
+
+
+def defaults_of(encoder: Path, name: str | None = None) -> AwarenessConfig:
+    """The settings where nothing is given beside the encoder: the data and the views that it learnt from.
+
+    name: of other data, where it is given; that is taken whole, and with its classes.
+
+    Raises:
+        CheckpointError: no run is there.
+    """
+    trained = checkpoint.open_any(encoder.expanduser()).config
+    own = AwarenessConfig(encoder, trained.data)
+    if isinstance(trained, PretrainConfig):
+        own = dataclasses.replace(own, views=trained.views, unlabelled=trained.unlabelled)
+    if name is None or absolute_paths(DataConfig(data=name)).data == own.data.data:
+        return own
+    return dataclasses.replace(own, data=instead_of(own.data, name, None), unlabelled=False)
 
 
 def measure(

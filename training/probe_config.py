@@ -56,7 +56,8 @@ class FewShotConfig:
 class AwarenessConfig:
     """Whether a frozen encoder knows what was done to its images: the difference of two views is predicted.
 
-    The data and the views are those that it was pretrained with, unless others are given.
+    The data and the views are those that it was pretrained with; what is given takes the place of that setting alone.
+    Data of another name is taken whole: --train-images, --imbalance and --unlabelled are not the encoder's then.
     """
 
     encoder: tyro.conf.Positional[Path]

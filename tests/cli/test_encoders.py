@@ -1,16 +1,20 @@
 """What the command line takes from the encoder that it is given, where it is told nothing else."""
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cli import Command
+from tests.folders import many
 from tests.training.pretraining import pretraining
-from training import checkpoint
+from training import awareness, checkpoint
 from training.checkpoint import Run
+from training.config import DataConfig
 from training.pretrain import pretrain
-from training.pretrain_config import PretrainConfig
+from training.pretrain_config import PretrainConfig, ViewsConfig
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +83,41 @@ def test_commands_that_are_proposed_name_their_folders_as_a_shell_takes_them(
     assert f"viewfold probe '{own}' --data" in said
     assert f"viewfold train --weights '{own}' --data" in said
     assert f"`viewfold train --weights '{own}'`" in refused("report", own)
+
+
+def test_awareness_asks_about_the_given_data_and_takes_every_other_setting_from_the_encoder(
+    carried_out: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("TRAIN_PAIRS", "CHOOSE_PAIRS", "HELD_PAIRS"):
+        monkeypatch.setattr(awareness, name, 256)
+    photos = DataConfig(data=f"folder:{many(tmp_path / 'photos', 24)}", workers=1, image_size=8)
+    views = ViewsConfig(hue=0.0, blur=0.0, rotation=0.5)
+    data = dataclasses.replace(photos, train_images=16, split_seed=3)
+    config = pretraining(tmp_path, epochs=1, data=data, views=views, unlabelled=True)
+    folder = pretrain(config).folder
+    numbers = tmp_path / "aware.json"
+
+    def asked(*flags: str) -> tuple[str, dict[str, Any]]:
+        said = carried_out("awareness", folder, "--json", numbers, *flags)
+        return said, json.loads(numbers.read_text())
+
+    said, found = asked()
+    assert "16 images to learn from, 2 held out, no labels" in said
+    assert (found["data"], found["views"]) == (photos.data, plain(views))
+    # one flag of the views leaves the others, also where it gives what nothing given means elsewhere
+    _, found = asked("--views.hue", "0.1")
+    assert found["views"] == plain(dataclasses.replace(views, hue=0.1))
+    _, found = asked("--views.rotation", "0")
+    assert found["views"] == plain(dataclasses.replace(views, rotation=0.0))
+    # the digits are no default, and all of them are taken
+    said, found = asked("--data", "digits")
+    assert (found["data"], found["views"]) == ("digits", plain(views))
+    assert "1,295 images to learn from" in said
+    said, _ = asked("--data", "digits", "--train-images", "50")
+    assert "50 images to learn from" in said
+
+
+def plain(views: ViewsConfig) -> dict[str, Any]:
+    """As JSON gives it back."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(views)))
+    return values

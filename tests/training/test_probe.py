@@ -15,7 +15,7 @@ from tests.training.pretraining import STEPS, interrupt_after, pretraining
 from tests.training.runs import settings
 from training import awareness as awareness_module
 from training import checkpoint
-from training.awareness import awareness, measure
+from training.awareness import awareness, defaults_of, measure
 from training.backbones import build_backbone
 from training.batches import ResidentBatches
 from training.checkpoint import Run
@@ -298,7 +298,7 @@ def test_encoder_of_unlabelled_photos_is_asked_about_other_images(
         monkeypatch.setattr(awareness_module, name, 256)
     photos = DataConfig(data=f"folder:{many(tmp_path / 'photos', 24)}", workers=1, image_size=8)
     run = pretrain(pretraining(tmp_path, epochs=1, data=photos, unlabelled=True))
-    assert awareness(AwarenessConfig(run.folder))["data"] == photos.data
+    assert awareness(defaults_of(run.folder))["data"] == photos.data
     found = awareness(AwarenessConfig(run.folder, its_data(encoder)))
     assert found["data"] == its_data(encoder).data
 
