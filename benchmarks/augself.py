@@ -228,10 +228,17 @@ def add(name: str, entry: dict[str, Any], place: Place) -> None:
 
 
 def numbers(entry: dict[str, Any]) -> dict[str, float]:
-    """What a run is judged by: top-1 of the probes, the share of ω that is told, the nearest neighbours' top-1."""
+    """What a run is judged by: top-1 of the probes, the share of ω that is told, the nearest neighbours' top-1.
+
+    Results of before probes told of neighbours have no "kNN" of the downstream sets.
+    """
     found = {name: entry["probes"][name]["test"]["plain"]["top1"] for name in DOWNSTREAM}
     found["mean of both"] = sum(found.values()) / len(found)
     found |= {f"ω {name}": entry["awareness"][name]["score"] for name in ("crop", "color")}
+    near = {
+        name: entry["probes"][name]["knn"] for name in DOWNSTREAM if "knn" in entry["probes"][name]
+    }
+    found |= {f"kNN {name}": values["top1"] for name, values in near.items()}
     return found | {"kNN": entry["pretraining"]["val"]["val_knn_top1"]}
 
 
@@ -241,7 +248,7 @@ def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in dict.fromkeys(entry["row"] for entry in runs):
         found = [numbers(entry) for entry in runs if entry["row"] == row]
         if found:
-            values = {key: interval([each[key] for each in found]) for key in found[0]}
+            values = {key: interval([each[key] for each in found]) for key in _shared(found)}
             seconds = [entry["pretraining"]["seconds"] for entry in runs if entry["row"] == row]
             lines.append({"row": row, "numbers": values, "seconds": interval(seconds)})
     return lines
@@ -254,13 +261,18 @@ def compare(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row, against in PAIRS:
         seeds = [seed for r, seed in by_run if r == row and (against, seed) in by_run]
         if seeds:
-            keys = by_run[row, seeds[0]].keys()
+            keys = _shared([by_run[r, seed] for seed in seeds for r in (row, against)])
             gains = {
                 key: interval([by_run[row, s][key] - by_run[against, s][key] for s in seeds])
                 for key in keys
             }
             lines.append({"row": row, "against": against, "gains": gains})
     return lines
+
+
+def _shared(found: list[dict[str, float]]) -> list[str]:
+    """The numbers that all of them have."""
+    return [key for key in found[0] if all(key in each for each in found)]
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from training.errors import ConfigError
 
 NEIGHBOURS = 200
 TEMPERATURE = 0.07
+VOTES = 20  # the k of what is shown here, beside pretraining and of a probe: small classes have no 200 images
 MOST_SIMILARITIES = 2**24  # held at a time: 64 MB
 
 

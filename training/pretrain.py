@@ -20,7 +20,7 @@ from training.errors import DivergedError
 from training.evaluate import images_at_once
 from training.features import features_of
 from training.json_files import write_json
-from training.knn import knn_accuracy
+from training.knn import VOTES, knn_accuracy
 from training.position import Position
 from training.pretrain_checks import check_rows, check_settings
 from training.pretrain_config import PretrainConfig
@@ -37,7 +37,6 @@ from training.statistics import evenly_spaced
 # that are looked at after an epoch: enough for a point or two, and little beside the epoch itself
 SEEN_IMAGES, NEIGHBOURS = 1000, 2000
 FEWEST_IMAGES = 64  # that a spread is measured on, where there are so many
-VOTES = 20  # of the neighbours
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from training.evaluate import images_at_once, metrics
 from training.features import features_of
 from training.frozen import as_the_encoder, open_frozen
 from training.json_files import write_json
+from training.knn import TEMPERATURE, VOTES, knn_accuracy
 from training.logistic import Choice
 from training.objectives import PROBE
 from training.pretrained import provenance_of
@@ -164,11 +165,13 @@ def _write(
         "gap": choice.fit.gap,
         "validation": [trial._asdict() for trial in choice.trials],
     }
+    nearest = _nearest(features, len(run.problem.classes))
     weights = encoder.state_dict() | head
     checkpoint.write(run.folder / "best", {"epoch": None}, weights=weights)
     result = {
         "test": {"plain": test},
         "probe": fitted,
+        "knn": nearest,
         "best_epoch": None,
         "seconds": round(seconds, 1),
         "hardware": describe(encoder.mean.device),
@@ -179,8 +182,15 @@ def _write(
     write_json(run.folder / "result.json", result)
     progress.say(
         f"test: top-1 {100 * test['top1']:.2f} %, mean per class {100 * test['mean_per_class']:.2f} % "
-        f"({test['n']:,} images)"
+        f"({test['n']:,} images); of {VOTES} nearest neighbours top-1 {100 * nearest['top1']:.2f} %"
     )
+
+
+def _nearest(features: Features, num_classes: int) -> dict[str, Any]:
+    """What the test images' neighbours say among those that the classifier is fitted to."""
+    known, labels = (torch.cat(both) for both in zip(features.train, features.val, strict=True))
+    top1 = knn_accuracy(known, labels, *features.test, num_classes=num_classes, k=VOTES)
+    return {"top1": top1, "k": VOTES, "temperature": TEMPERATURE}
 
 
 def default_folder(config: ProbeConfig) -> Path:

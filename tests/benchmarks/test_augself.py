@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ def test_every_encoder_can_be_pretrained_and_differs_from_its_plain_row_in_augse
             assert without == experiment.rows[plain]
 
 
-def encoder_entry(row: str, seed: int, flowers: float, seconds: float = 10.0) -> dict[str, object]:
+def encoder_entry(row: str, seed: int, flowers: float, seconds: float = 10.0) -> dict[str, Any]:
     probes = {
-        name: {"test": {"plain": {"top1": top1}}}
+        name: {"test": {"plain": {"top1": top1}}, "knn": {"top1": top1 / 2}}
         for name, top1 in (("flowers17", flowers), ("dtd10", 0.3))
     }
     scores = {name: {"score": 0.2} for name in ("crop", "color")}
@@ -49,6 +50,20 @@ def test_gain_of_augself_is_paired_by_seed():
     assert found["gains"]["mean of both"]["mean"] == pytest.approx(0.075)
     lines = {line["row"]: line["numbers"]["flowers17"]["n"] for line in augself.table(runs)}
     assert lines == {"simsiam": 3, "simsiam + augself": 2}
+
+
+def test_neighbours_of_the_downstream_sets_count_where_all_runs_tell_of_them():
+    runs = [encoder_entry("simclr", 0, 0.4), encoder_entry("simclr + augself", 0, 0.5)]
+    (found,) = augself.compare(runs)
+    assert found["gains"]["kNN flowers17"]["mean"] == pytest.approx(0.05)
+    assert found["gains"]["kNN dtd10"]["mean"] == pytest.approx(0)
+    del runs[0]["probes"]["dtd10"]["knn"]  # of before there was such a number
+    (found,) = augself.compare(runs)
+    assert "kNN flowers17" in found["gains"]
+    assert "kNN dtd10" not in found["gains"]
+    plain, aware = augself.table(runs)
+    assert "kNN dtd10" not in plain["numbers"]
+    assert aware["numbers"]["kNN dtd10"]["mean"] == pytest.approx(0.15)
 
 
 def test_results_of_changed_settings_do_not_count_and_their_runs_are_not_taken(

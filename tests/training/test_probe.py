@@ -1,4 +1,4 @@
-"""`viewfold probe`, `fewshot` and `awareness`: what is asked of a frozen encoder."""
+"""`viewfold probe` and `fewshot`: what is asked of a frozen encoder."""
 
 import dataclasses
 import json
@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.folders import many
 from tests.training.data_sets import striped
 from tests.training.pretraining import STEPS, interrupt_after, pretraining
 from tests.training.runs import settings
-from training import awareness as awareness_module
 from training import checkpoint
-from training.awareness import awareness, defaults_of, measure
+from training.awareness import awareness
 from training.backbones import build_backbone
 from training.batches import ResidentBatches
 from training.checkpoint import Run
@@ -27,9 +25,10 @@ from training.errors import CheckpointError, ConfigError
 from training.features import features_of
 from training.few_shot import fewshot
 from training.frozen import load_encoder
+from training.knn import knn_accuracy
 from training.logistic import fit
 from training.pretrain import pretrain
-from training.pretrain_config import PretrainConfig, ViewsConfig
+from training.pretrain_config import PretrainConfig
 from training.probe import probe
 from training.probe_config import AwarenessConfig, FewShotConfig, ProbeConfig
 
@@ -109,6 +108,24 @@ def test_probe_says_where_the_encoder_is_from_and_which_fits_it_tried(
     assert len(run.result()["probe"]["validation"]) == 45
     assert set(run.result()["test"]) == {"plain"}
     assert run.result()["test"]["plain"]["n"] == 20
+
+
+def test_probe_tells_what_the_neighbours_among_all_that_it_is_fitted_to_say(
+    encoder: Run[PretrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = probe(ProbeConfig(encoder.folder, six_classes(tmp_path), out=tmp_path / "probe"))
+    frozen, _ = load_encoder(encoder.folder)
+    with np.load(tmp_path / "six.npz") as file:
+        splits = [
+            ResidentBatches(
+                *(torch.from_numpy(file[f"{name}_{what}"]) for what in ("images", "labels"))
+            )
+            for name in ("train", "test")
+        ]
+    known, asked = (features_of(frozen, batches, batch_size=9) for batches in splits)
+    top1 = knn_accuracy(*known, *asked, num_classes=6, k=20, temperature=0.07)
+    assert run.result()["knn"] == {"top1": pytest.approx(top1), "k": 20, "temperature": 0.07}
+    assert f"of 20 nearest neighbours top-1 {100 * top1:.2f} %" in capsys.readouterr().out
 
 
 def test_probe_of_a_classifiers_backbone_leaves_its_heads_out(tmp_path: Path):
@@ -229,78 +246,6 @@ def test_bad_input_of_few_shots_is_refused(encoder: Run[PretrainConfig], tmp_pat
     ):
         with pytest.raises(ConfigError, match=message):
             fewshot(dataclasses.replace(config, **changes))
-
-
-# awareness
-
-
-class MeanColour(torch.nn.Module):
-    """A backbone that knows the colours of a view and nothing of where it is from."""
-
-    num_features = 3
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.mean((2, 3))
-
-
-class Blind(MeanColour):
-    """A backbone that knows nothing."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(len(x), 3)
-
-
-def scores(backbone: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    for name, value in (("TRAIN_PAIRS", 1024), ("CHOOSE_PAIRS", 256), ("HELD_PAIRS", 256)):
-        monkeypatch.setattr(awareness_module, name, value)
-    images, labels = (torch.from_numpy(array) for array in striped(200, 16))
-    batches = ResidentBatches(images, labels)
-    views = ViewsConfig(jitter=1.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0, rotation=1.0)
-    frozen = Encoder(backbone, [127.5] * 3, [60.0] * 3)
-    return measure(frozen, batches, batches, views, seed=0)
-
-
-def test_features_that_hold_the_colours_tell_the_jitter(monkeypatch: pytest.MonkeyPatch):
-    found = scores(MeanColour(), monkeypatch)
-    assert found["color"]["score"] > 0.3
-    assert len(found["color"]["parts"]) == 1  # brightness: the others do not vary
-    assert abs(found["rotation"]["score"] - 0.25) < 0.15
-
-
-def test_features_that_hold_nothing_tell_nothing(monkeypatch: pytest.MonkeyPatch):
-    found = scores(Blind(), monkeypatch)
-    assert set(found) == {"crop", "flip", "color", "blur", "rotation"}
-    assert abs(found["color"]["score"]) < 0.1
-    assert abs(found["crop"]["score"]) < 0.1
-    assert abs(found["flip"]["score"] - 0.5) < 0.15
-
-
-def test_awareness_repeats_itself_and_is_written_down(
-    encoder: Run[PretrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    for name, value in (("TRAIN_PAIRS", 512), ("CHOOSE_PAIRS", 256), ("HELD_PAIRS", 256)):
-        monkeypatch.setattr(awareness_module, name, value)
-    config = AwarenessConfig(encoder.folder, its_data(encoder), json=tmp_path / "aware.json")
-    first, second = awareness(config), awareness(config)
-    assert first["scores"] == second["scores"]
-    written = json.loads((tmp_path / "aware.json").read_text())
-    assert written["scores"] == first["scores"]
-    assert (written["data"], written["seed"]) == (encoder.config.data.data, 0)
-    assert written["views"]["hue"] == encoder.config.views.hue
-    with pytest.raises(ConfigError, match=r"--views\.hue is 0\.9"):
-        awareness(dataclasses.replace(config, views=ViewsConfig(hue=0.9)))
-
-
-def test_encoder_of_unlabelled_photos_is_asked_about_other_images(
-    encoder: Run[PretrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    for name in ("TRAIN_PAIRS", "CHOOSE_PAIRS", "HELD_PAIRS"):
-        monkeypatch.setattr(awareness_module, name, 256)
-    photos = DataConfig(data=f"folder:{many(tmp_path / 'photos', 24)}", workers=1, image_size=8)
-    run = pretrain(pretraining(tmp_path, epochs=1, data=photos, unlabelled=True))
-    assert awareness(defaults_of(run.folder))["data"] == photos.data
-    found = awareness(AwarenessConfig(run.folder, its_data(encoder)))
-    assert found["data"] == its_data(encoder).data
 
 
 # features
