@@ -218,7 +218,7 @@ def add(name: str, entry: dict[str, Any], place: Place) -> None:
         rows = EXPERIMENTS[name].rows
         runs.sort(key=lambda e: (list(rows).index(e["row"]), e["seed"]))
         content = {
-            "command": f"python -m benchmarks.augself {name}",
+            "command": f"python -m benchmarks.augself {name} --data DIR",
             "configs": {row: _plain(config) for row, config in rows.items()},
             "table": table(runs),
             "comparisons": compare(runs),

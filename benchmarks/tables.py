@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from benchmarks.tables_serving import SERVING
-from benchmarks.tables_training import TRAINING
+from benchmarks.tables_training import NOT_RUN, TRAINING
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = (
@@ -36,12 +36,15 @@ def filled(text: str) -> str:
 
 
 def table(name: str) -> str:
-    """A table as Markdown, with what it was measured on.
+    """A table as Markdown, with what it was measured on; or that it has not been measured, where nobody has yet.
 
     Raises:
-        FileNotFoundError: there are no results of that name.
+        FileNotFoundError: there are no results of that name, and there have to be.
     """
-    results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    if name in NOT_RUN and not path.is_file():
+        return f"Not run yet: {NOT_RUN[name]}.\n"
+    results = json.loads(path.read_text())
     return TABLES[name](results)
 
 

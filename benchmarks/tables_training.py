@@ -107,6 +107,52 @@ def _augself_speed(results: dict[str, Any]) -> str:
     )
 
 
+def _augself(results: dict[str, Any]) -> str:
+    gains = [
+        {"row": f"{line['row']} − {line['against']}", "numbers": line["gains"]}
+        for line in results["comparisons"]
+    ]
+    names = list(dict.fromkeys(key for line in results["table"] for key in line["numbers"]))
+    measured = [
+        (*_numbers(line, names, sign=""), f"{line['seconds']['mean']:,.0f}")
+        for line in results["table"]
+    ]
+    rows = grid(("pretrained by", *_units(names), "seeds", "pretraining, s"), measured)
+    if gains:
+        differences = [_numbers(line, names, sign="+") for line in gains]
+        rows += ["", *grid(("gain, paired by seed", *_units(names), "seeds"), differences)]
+    runs = results["runs"]
+    images = ", ".join(
+        f"{probe['test']['plain']['n']:,} of {name}" for name, probe in runs[0]["probes"].items()
+    )
+    hardware = "; ".join(sorted({run["hardware"] for run in runs}))
+    return section(
+        rows,
+        f"Mean ± 95 % interval over the seeds of pretraining; test images: {images}. Top-1 of a linear probe; kNN: of "
+        f"20 nearest neighbours, without a name on held-out images of the pretraining set. ω: the share of two views' "
+        f"difference that is told. {hardware}, torch {runs[0]['versions']['torch']}. Made by `{results['command']}`.",
+    )
+
+
+def _units(names: list[str]) -> list[str]:
+    return [f"{name}, R²" if name.startswith("ω") else f"{name}, top-1 %" for name in names]
+
+
+def _numbers(line: dict[str, Any], names: list[str], *, sign: str) -> tuple[str, ...]:
+    """A line's name, its numbers with their 95 % intervals, and of how many seeds they are."""
+    found = line["numbers"]
+    cells = []
+    for name in names:
+        if name not in found:
+            cells.append("-")
+            continue
+        scale, form = (1, ".3f") if name.startswith("ω") else (100, ".2f")
+        half = found[name]["half_width_95"]
+        rest = "" if half is None else f" ± {scale * half:{form}}"
+        cells.append(f"{scale * found[name]['mean']:{sign}{form}}{rest}")
+    return (line["row"], *cells, str(next(iter(found.values()))["n"]))
+
+
 def _auto(results: dict[str, Any]) -> str:
     headings = ("trained as", "one pass, top-1 %", "`aggregated`", "`auto`", "passes")
     rows = [
@@ -169,6 +215,14 @@ TRAINING: dict[str, Callable[[dict[str, Any]], str]] = {
     "folding": _folding,
     "training_speed": _training_speed,
     "augself_speed": _augself_speed,
+    "augself-small": _augself,
+    "augself": _augself,
     "auto-digits": _auto,
     "auto-cifar10-small": _auto,
+}
+
+# tables that stand in the documents before anybody has measured them
+NOT_RUN = {
+    "augself-small": "`python -m benchmarks.augself augself-small --data DIR`, for a CPU",
+    "augself": "`python -m benchmarks.gpu augself --data DIR`, for a GPU",
 }

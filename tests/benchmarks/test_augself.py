@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import augself, augself_speed
+from benchmarks import augself, augself_speed, tables
 from training.pretrain_checks import check_settings as check_pretraining
 from training.pretrain_config import PretrainConfig
 
@@ -23,7 +23,7 @@ def test_every_encoder_can_be_pretrained_and_differs_from_its_plain_row_in_augse
 
 def encoder_entry(row: str, seed: int, flowers: float, seconds: float = 10.0) -> dict[str, Any]:
     probes = {
-        name: {"test": {"plain": {"top1": top1}}, "knn": {"top1": top1 / 2}}
+        name: {"test": {"plain": {"top1": top1, "n": 272}}, "knn": {"top1": top1 / 2}}
         for name, top1 in (("flowers17", flowers), ("dtd10", 0.3))
     }
     scores = {name: {"score": 0.2} for name in ("crop", "color")}
@@ -34,6 +34,8 @@ def encoder_entry(row: str, seed: int, flowers: float, seconds: float = 10.0) ->
         "probes": probes,
         "awareness": scores,
         "pretraining": pretraining,
+        "hardware": "a CPU",
+        "versions": {"torch": "2.11.0"},
     }
 
 
@@ -64,6 +66,42 @@ def test_neighbours_of_the_downstream_sets_count_where_all_runs_tell_of_them():
     plain, aware = augself.table(runs)
     assert "kNN dtd10" not in plain["numbers"]
     assert aware["numbers"]["kNN dtd10"]["mean"] == pytest.approx(0.15)
+
+
+def test_table_shows_every_number_and_the_paired_gains_with_their_intervals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = augself.Place(tmp_path, tmp_path / "benchmarks" / "results", tmp_path / "runs")
+    for seed in (0, 1):
+        augself.add("augself-small", encoder_entry("simclr", seed, 0.5), place)
+        gained = encoder_entry("simclr + augself", seed, 0.6 + 0.1 * seed, seconds=1200.0)
+        augself.add("augself-small", gained, place)
+    augself.add("augself-small", encoder_entry("simsiam", 0, 0.25), place)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    lines = tables.table("augself-small").splitlines()
+    one, *_, plain, aware = lines[2:5]
+    assert one.startswith(
+        "| simsiam | 25.00 | 30.00 | 27.50 | 0.200 | 0.200 | 12.50 | 15.00 | 10.00 |"
+    )
+    assert plain.startswith("| simclr | 50.00 ± 0.00 |")
+    # 0.6 and 0.7: mean 0.65, sd 0.0707, t = 12.706 with one degree of freedom
+    assert aware.startswith("| simclr + augself | 65.00 ± 63.53 |")
+    assert aware.endswith("| 2 | 1,200 |")
+    assert lines[0].startswith("| pretrained by | flowers17, top-1 % | dtd10, top-1 % |")
+    assert lines[6].startswith("| gain, paired by seed | flowers17, top-1 % |")
+    assert lines[8].startswith("| simclr + augself − simclr | +15.00 ± 63.53 | +0.00 ± 0.00 |")
+    assert len([line for line in lines if "−" in line]) == 1
+    assert "272 of flowers17" in lines[-1]
+    assert "`python -m benchmarks.augself augself-small --data DIR`" in lines[-1]
+
+
+def test_table_of_what_nobody_has_run_says_so_and_no_other_may_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert tables.table("augself").startswith("Not run yet: `python -m benchmarks.gpu augself")
+    with pytest.raises(FileNotFoundError):
+        tables.table("digits")
 
 
 def test_results_of_changed_settings_do_not_count_and_their_runs_are_not_taken(
