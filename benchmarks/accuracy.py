@@ -102,11 +102,9 @@ def run(name: str, row: str, seed: int, place: Place) -> Run | None:
     experiment = EXPERIMENTS[name]
     out = folder(name, row, seed, place)
     if (out / "SHA256SUMS").exists():
-        finished = train(TrainConfig(resume=out))
+        finished = train(placed(TrainConfig(resume=out), place))
         return finished if finished.complete else None
-    config = dataclasses.replace(experiment.rows[row], seed=seed, out=out)
-    if place.data is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, data=place.data))
+    config = placed(dataclasses.replace(experiment.rows[row], seed=seed, out=out), place)
     if row in experiment.teachers:
         teacher = run(name, experiment.teachers[row], seed, place)
         if teacher is None:
@@ -114,6 +112,13 @@ def run(name: str, row: str, seed: int, place: Place) -> Run | None:
         config = dataclasses.replace(config, teacher=str(teacher.folder))
     finished = train(config)
     return finished if finished.complete else None
+
+
+def placed(config: TrainConfig, place: Place) -> TrainConfig:
+    """The same, with the images where they are."""
+    if place.data is None:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, data=place.data))
 
 
 def folder(name: str, row: str, seed: int, place: Place) -> Path:

@@ -163,9 +163,10 @@ def pretrained(name: str, row: str, seed: int, place: Place) -> Run[PretrainConf
     settings = json.dumps(_plain(config), sort_keys=True)
     digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
     out = place.runs / f"{config.method}-{digest}-seed{seed}"
+    where = f"folder:{place.data / PRETRAINED_ON}"
     if (out / "SHA256SUMS").exists():
-        return pretrain(PretrainConfig(resume=out))
-    data = dataclasses.replace(config.data, data=f"folder:{place.data / PRETRAINED_ON}")
+        return pretrain(PretrainConfig(resume=out, data=DataConfig(data=where)))
+    data = dataclasses.replace(config.data, data=where)
     return pretrain(dataclasses.replace(config, data=data, seed=seed, out=out))
 
 

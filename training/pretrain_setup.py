@@ -18,7 +18,7 @@ from training.pool import Pool, load_pool
 from training.pretrain_config import PretrainConfig
 from training.progress import Progress, Stopwatch
 from training.provenance import versions
-from training.resume import check_classes, check_counts
+from training.resume import check_classes, check_counts, check_kept
 from training.setup import image_spec, kept_images
 from training.statistics import channel_statistics
 from training.views import check_views
@@ -92,6 +92,7 @@ def continue_pretraining(
     check_classes(run, pool.name, pool.classes)
     images = read(pool, run.problem.image, config.data, device, progress)
     check_counts(run, pool.name, images.counts, "to learn from and held out")
+    check_kept(run, pool.name, images.val)
     return images
 
 

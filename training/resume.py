@@ -7,17 +7,20 @@ from typing import Any
 import torch
 
 from training import checkpoint, data
+from training.batches import Batches
 from training.checkpoint import C, Run
-from training.config import DataConfig
+from training.config import DataConfig, absolute_paths
 from training.errors import ConfigError, DataError
 from training.progress import Progress
-from training.setup import Prepared, read_splits
+from training.setup import Prepared, kept_images, read_splits
 from training.splits import Dataset
 
 # settings that may be given with --resume, of the run and of its data
 MAY_CHANGE = ("device", "devices", "resume")
 PREFIXED = ("optim", "views")  # groups of settings whose flags begin with the group's name
-DATA_MAY_CHANGE = ("data_dir", "workers")
+DATA_MAY_CHANGE = ("data", "data_dir", "workers")
+# grey levels, on average over a picture: what another decoder may make of the same file is less, another picture more
+SAME_PICTURE = 8.0
 
 
 def open_to_continue(config: C, folder: Path) -> Run[C]:
@@ -26,6 +29,7 @@ def open_to_continue(config: C, folder: Path) -> Run[C]:
     Raises:
         ConfigError: a setting was given that a run cannot change on the way.
         CheckpointError: there is no run in the folder.
+        DataError: the run is not complete, and the file or folder of its data is not there.
     """
     refused = changed_settings(config)
     if refused:
@@ -36,10 +40,23 @@ def open_to_continue(config: C, folder: Path) -> Run[C]:
     new = {name: getattr(config.data, name) for name in DATA_MAY_CHANGE}
     given = {name: value for name, value in new.items() if value != getattr(DataConfig(), name)}
     device = run.config.device if config.device == type(config)().device else config.device
-    changed = dataclasses.replace(
-        run.config, data=dataclasses.replace(run.config.data, **given), device=device
+    where = absolute_paths(dataclasses.replace(run.config.data, **given))
+    if not run.complete:
+        check_there(where)
+    return dataclasses.replace(
+        run, config=dataclasses.replace(run.config, data=where, device=device)
     )
-    return dataclasses.replace(run, config=changed)
+
+
+def check_there(config: DataConfig) -> None:
+    """Refuse a file or folder of images that is not there (any more).
+
+    Raises:
+        DataError: it is not.
+    """
+    kind, _, location = config.data.partition(":")
+    if kind in data.FILE_SOURCES and not Path(location).exists():
+        raise DataError(f"{location} does not exist; if it has moved, give --data with --resume")
 
 
 def continue_run(run: Run, device: torch.device, progress: Progress) -> Prepared:
@@ -51,6 +68,7 @@ def continue_run(run: Run, device: torch.device, progress: Progress) -> Prepared
     dataset = load_again(run, run.config.data)
     prepared = read_splits(dataset, run.problem.image, run.config.data, device, progress)
     check_counts(run, dataset.name, prepared.counts, "to train, validate and test")
+    check_kept(run, dataset.name, prepared.val)
     return prepared
 
 
@@ -85,6 +103,24 @@ def check_counts(run: Run[Any], name: str, counts: tuple[int, ...], purposes: st
         raise DataError(
             f"{name} has {counts} images {purposes}, "
             f"but {run.problem.counts} when {run.folder} began; train again"
+        )
+
+
+def check_kept(run: Run[Any], name: str, val: Batches) -> None:
+    """Refuse data, called name, whose validation images are not those that the run kept when it began.
+
+    Raises:
+        DataError: some are others, or in another order.
+        CheckpointError: the run's own cannot be read.
+    """
+    before, _ = checkpoint.read_validation_images(run)
+    now, _ = kept_images(val)
+    apart = (now.cpu().float() - before.float()).abs().flatten(1).mean(1)  # (n,)
+    others = int((apart > SAME_PICTURE).sum())
+    if others:
+        raise DataError(
+            f"{name} has other images than when {run.folder} began, or in another order: {others} of the "
+            f"{len(before)} that the run keeps differ; give the data that it began with, or train again"
         )
 
 

@@ -130,6 +130,16 @@ def test_interrupted_run_is_gone_on_with(toy: Place, monkeypatch: pytest.MonkeyP
     assert accuracy.obtain("toy", "fold", 0, toy)
 
 
+def test_interrupted_run_is_gone_on_with_where_the_images_are_now(
+    toy: Place, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        assert not accuracy.obtain("toy", "sla", 0, toy)
+    moved = (toy.runs.parent / "set.npz").rename(toy.runs.parent / "moved.npz")
+    assert accuracy.obtain("toy", "sla", 0, dataclasses.replace(toy, data=f"npz:{moved}"))
+
+
 def test_tiny_programme_trains_what_the_programme_trains():
     for name, _ in gpu.PROGRAMME:
         small = gpu.shrunk(EXPERIMENTS[name])

@@ -126,6 +126,23 @@ def test_results_of_changed_settings_do_not_count_and_their_runs_are_not_taken(
     assert augself.read_results("augself-small", place)["runs"] == []
 
 
+def test_encoder_is_gone_on_with_where_the_images_are_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[PretrainConfig] = []
+    monkeypatch.setattr(augself, "pretrain", asked.append)
+    place = augself.Place(tmp_path / "before", tmp_path / "results", tmp_path / "runs")
+    augself.pretrained("augself-small", "simclr", 0, place)
+    begun = asked[0].out
+    assert begun is not None
+    begun.mkdir(parents=True)
+    (begun / "SHA256SUMS").touch()
+    moved = dataclasses.replace(place, data=tmp_path / "now")
+    augself.pretrained("augself-small", "simclr", 0, moved)
+    assert asked[1].resume == begun
+    assert asked[1].data.data == f"folder:{tmp_path / 'now' / 'tiny-imagenet-50'}"
+
+
 def test_step_is_timed_with_and_without_augself_in_turn():
     rows = augself.tiny(augself.EXPERIMENTS["augself-small"]).rows
     found = augself_speed.measure(rows, torch.device("cpu"), turns=2)

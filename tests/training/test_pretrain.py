@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from sklearn.datasets import load_sample_images
 
 from tests.training.pretraining import NARROW, STEPS, interrupt_after, pretraining
 from tests.training.runs import rows, settings
@@ -48,6 +47,21 @@ def test_interrupted_run_ends_as_an_uninterrupted_one(
     assert not run.complete
     assert pretrain(PretrainConfig(resume=run.folder)).complete
     assert_same(whole.folder, run.folder)
+
+
+def test_run_goes_on_where_its_images_have_moved_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 0)
+        folder = pretrain(of_photos(photos(tmp_path), unlabelled=True)).folder
+    moved = (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="photos does not exist; if it has moved, give --data"):
+        pretrain(PretrainConfig(resume=folder))
+    others = photos(tmp_path / "others", seed=1)
+    with pytest.raises(DataError, match="of the 3 that the run keeps differ"):
+        pretrain(PretrainConfig(resume=folder, data=DataConfig(data=f"folder:{others}")))
+    assert pretrain(PretrainConfig(resume=folder, data=DataConfig(data=f"folder:{moved}"))).complete
 
 
 def test_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path):
@@ -147,8 +161,8 @@ def test_collapse_is_said_while_it_trains_and_at_the_end(
 # images without labels
 
 
-def photos(folder: Path, count: int = 12) -> Path:
-    generator = np.random.default_rng(0)
+def photos(folder: Path, count: int = 12, seed: int = 0) -> Path:
+    generator = np.random.default_rng(seed)
     for number in range(count):
         place = folder / "photos" / str(2020 + number % 2)
         place.mkdir(parents=True, exist_ok=True)
@@ -266,46 +280,3 @@ def test_loss_that_diverges_is_said(tmp_path: Path):
     optim = OptimConfig(lr=1e6, nesterov=False, warmup=0.0)
     with pytest.raises(DivergedError, match=r"try a lower --optim\.lr"):
         pretrain(pretraining(tmp_path, "supervised", optim=optim, epochs=8))
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """456 pieces of 48 x 48 pixels of the two photographs of scikit-learn; the class is which of them."""
-    pieces, labels = [], []
-    for label, photograph in enumerate(load_sample_images().images):
-        for top in range(0, photograph.shape[0] - 48, 32):
-            for left in range(0, photograph.shape[1] - 48, 32):
-                pieces.append(photograph[top : top + 48, left : left + 48])
-                labels.append(label)
-    order = np.random.default_rng(0).permutation(len(pieces))
-    images, classes = np.stack(pieces)[order], np.array(labels)[order]
-    path = tmp_path_factory.mktemp("photographs") / "photographs.npz"
-    np.savez(
-        path,
-        train_images=images, train_labels=classes, test_images=images[:8], test_labels=classes[:8],
-    )  # fmt: skip
-    return path
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(NARROW))
-def test_every_loss_falls_on_photographs(method: str, photographs: Path, tmp_path: Path):
-    widths = {} if method == "supervised" else {"hidden": 128, "projection": 64}
-    own = {"moco": {"queue": 128, "momentum": 0.99}, "swav": {"prototypes": 32, "freeze_steps": 4}}
-    config = PretrainConfig(
-        data=DataConfig(data=f"npz:{photographs}", image_size=32),
-        settings=MethodConfig(**widths, **own.get(method, {})),
-        method=method,
-        augself="crop=1,color=1",
-        backbone="resnet8",
-        epochs=8,
-        batch_size=64,
-        device="cpu",
-        out=tmp_path / "run",
-    )
-    written = rows(pretrain(config).folder)
-    for loss in (method, "augself_crop", "augself_color"):
-        values = [float(row[loss]) for row in written]
-        # of the first two: MoCo's loss rises while its queue fills with keys that mean something
-        highest, last = max(values[:2]), values[-1]
-        assert last < highest - 0.05 * abs(highest), (loss, values)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.data_sets import pixels, write_npz
+from tests.training.data_sets import pixels, striped, write_npz
 from tests.training.runs import STEPS, assert_same_run, interrupt_after, settings
 from training import checkpoint, classify, loop
 from training.classify import train
-from training.config import AugmentConfig, LossConfig, OptimConfig, TrainConfig
+from training.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, TrainConfig
 from training.errors import CheckpointError, ConfigError, DataError
 from training.position import Position, from_state
 
@@ -203,6 +203,35 @@ def test_run_whose_data_has_grown_is_refused(tmp_path: Path, monkeypatch: pytest
     write_npz(tmp_path / "set.npz", test_images=pixels(30), test_labels=[0, 1] * 15)
     with pytest.raises(DataError, match=r"\(36, 4, 30\) images.*but \(36, 4, 20\)"):
         train(TrainConfig(resume=folder))
+
+
+def test_run_goes_on_where_its_data_has_moved_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = train(settings(tmp_path, out=tmp_path / "whole"))
+    folder = interrupted(tmp_path, monkeypatch)
+    (tmp_path / "set.npz").rename(tmp_path / "moved.npz")
+    with pytest.raises(DataError, match=r"set\.npz does not exist; if it has moved, give --data"):
+        train(TrainConfig(resume=folder))
+    monkeypatch.chdir(tmp_path)
+    train(TrainConfig(resume=folder, data=DataConfig(data="npz:moved.npz")))
+    assert_same_run(whole.folder, folder)
+    # a run that is complete needs no data
+    assert train(TrainConfig(resume=folder)).complete
+
+
+def test_moved_data_must_be_the_same_in_number_and_classes_and_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = interrupted(tmp_path, monkeypatch)
+    images, labels = striped(40)
+    cases: dict[str, dict[str, Any]] = {
+        "other classes": {"classes": ["left", "top"]},
+        r"but \(36, 4, 20\) when": {"train_images": images[:30], "train_labels": labels[:30]},
+        "other images than when .*, or in another order": {"train_images": images[::-1]},
+    }
+    for number, (said, changes) in enumerate(cases.items()):
+        path = write_npz(tmp_path / f"{number}.npz", **changes)
+        with pytest.raises(DataError, match=said):
+            train(TrainConfig(resume=folder, data=DataConfig(data=f"npz:{path}")))
 
 
 def test_precision_that_auto_chose_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

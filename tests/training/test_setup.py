@@ -34,7 +34,9 @@ def dataset(size: tuple[int, int] | None) -> Dataset:
 def test_changed_settings_are_none_by_default_and_what_may_change_is_free():
     assert changed_settings(TrainConfig()) == []
     free = TrainConfig(
-        device="cpu", resume=Path("run"), data=DataConfig(data_dir=Path("x"), workers=3)
+        device="cpu",
+        resume=Path("run"),
+        data=DataConfig(data="folder:x", data_dir=Path("x"), workers=3),
     )
     assert changed_settings(free) == []
 
@@ -44,10 +46,10 @@ def test_changed_settings_are_named_as_flags():
         epochs=3,
         batch_size=5,
         out=Path("x"),
-        data=DataConfig(data="mnist", val_fraction=0.5),
+        data=DataConfig(image_size=16, val_fraction=0.5),
         optim=OptimConfig(weight_decay=0.5),
     )
-    expected = {"--epochs", "--batch-size", "--out", "--data", "--val-fraction"}
+    expected = {"--epochs", "--batch-size", "--out", "--image-size", "--val-fraction"}
     assert set(changed_settings(config)) == expected | {"--optim.weight-decay"}
 
 
