@@ -4,12 +4,12 @@ Some are held out, to see how the encoder does on images that it has not seen. A
 data set, or what lies beside a folder's train/. In any other folder without labels nobody says which images are a test.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from serving.images import EXTENSIONS, images_below
+from serving.images import EXTENSIONS, images_below, is_image
 from training import data
 from training.config import DataConfig
 from training.errors import ConfigError, DataError
@@ -22,7 +22,7 @@ class Pool:
     """Images to learn from, and some that are held out.
 
     classes: names of the labels; none where there are no labels, and then every label is 0. size: (H, W) where
-    all pictures share one size, else None.
+    all pictures share one size, else None. loose: how many images lie beside the folders of classes, and are left out.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Pool:
     train: Split
     val: Split
     size: tuple[int, int] | None
+    loose: int = 0
 
 
 def load_pool(config: DataConfig, *, unlabelled: bool) -> Pool:
@@ -50,7 +51,7 @@ def load_pool(config: DataConfig, *, unlabelled: bool) -> Pool:
     if unlabelled or (root.is_dir() and not _has_class_folders(root)):
         return _any_images(root, config)
     try:
-        return _known(config)
+        return replace(_known(config), loose=_loose(_training_folder(root)))
     except DataError as error:
         raise DataError(
             f"{error}; to learn from all images below, without classes, give --unlabelled"
@@ -66,10 +67,20 @@ def _has_class_folders(root: Path) -> bool:
     return any(path.is_dir() and not path.name.startswith(".") for path in root.iterdir())
 
 
+def _training_folder(root: Path) -> Path:
+    """Where a folder's training images lie: its train/, where it has one."""
+    return next((root / name for name in data.SPLITS["train"] if (root / name).is_dir()), root)
+
+
+def _loose(folder: Path) -> int:
+    """How many images lie in a folder itself, and in none of the folders in it."""
+    return sum(is_image(Path(path.name)) and path.is_file() for path in folder.iterdir())
+
+
 def _any_images(root: Path, config: DataConfig) -> Pool:
     if not root.is_dir():
         raise DataError(f"{root} is no folder; folder: takes a folder of images")
-    root = next((root / name for name in data.SPLITS["train"] if (root / name).is_dir()), root)
+    root = _training_folder(root)
     found = images_below(root)
     if len(found) < 2:
         raise DataError(

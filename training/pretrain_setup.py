@@ -120,6 +120,10 @@ def read(
     watch = Stopwatch()
     _, train = prepare(pool.train, "train", spec, config, device, progress)
     _, val = prepare(pool.val, "val", spec, config, device, progress)
+    if pool.loose:
+        progress.say(
+            f"warning: {pool.loose:,} images beside the folders of classes are left out; --unlabelled takes all images"
+        )
     labels = f"{len(pool.classes)} classes" if pool.classes else "no labels"
     progress.say(
         f"{pool.name}: {len(train):,} images to learn from, {len(val):,} held out, {labels}, "

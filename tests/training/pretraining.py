@@ -5,7 +5,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.training.data_sets import write_npz
 from training import pretrain as module
@@ -54,3 +56,20 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         return original(learner, images, labels, number, total)
 
     monkeypatch.setattr(module, "pretrain_step", step)
+
+
+def photos(folder: Path, count: int = 12, seed: int = 0) -> Path:
+    """photos/2020 and photos/2021, with so many noisy pictures of 30 x 20 between them."""
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        place = folder / "photos" / str(2020 + number % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    return folder / "photos"
+
+
+def of_photos(folder: Path, **changes: Any) -> PretrainConfig:
+    """An epoch of pictures of 16 x 16 from a folder, a quarter of them held out."""
+    data = DataConfig(data=f"folder:{folder}", image_size=16, workers=1, val_fraction=0.25)
+    return pretraining(folder.parent, data=data, batch_size=4, epochs=1, **changes)

@@ -4,13 +4,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
-from tests.training.pretraining import NARROW, STEPS, interrupt_after, pretraining
+from tests.training.pretraining import (
+    NARROW,
+    STEPS,
+    interrupt_after,
+    of_photos,
+    photos,
+    pretraining,
+)
 from tests.training.runs import rows, settings
 from training import checkpoint
 from training.classify import train
@@ -156,72 +161,6 @@ def test_collapse_is_said_while_it_trains_and_at_the_end(
     assert "THE ENCODER HAS COLLAPSED" in said
     assert run.result()["collapsed"] is True
     assert run.result()["val"]["feature_std"] == pytest.approx(0, abs=1e-6)
-
-
-# images without labels
-
-
-def photos(folder: Path, count: int = 12, seed: int = 0) -> Path:
-    generator = np.random.default_rng(seed)
-    for number in range(count):
-        place = folder / "photos" / str(2020 + number % 2)
-        place.mkdir(parents=True, exist_ok=True)
-        pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(place / f"{number}.png")
-    return folder / "photos"
-
-
-def of_photos(folder: Path, **changes: Any) -> PretrainConfig:
-    data = DataConfig(data=f"folder:{folder}", image_size=16, workers=1, val_fraction=0.25)
-    return pretraining(folder.parent, data=data, batch_size=4, epochs=1, **changes)
-
-
-def test_folder_of_folders_without_classes_is_learnt_from(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    run = pretrain(of_photos(photos(tmp_path), unlabelled=True))
-    assert "9 images to learn from, 3 held out, no labels" in capsys.readouterr().out
-    assert checkpoint.open_any(run.folder).problem.classes == ()
-    assert "val_knn_top1" not in rows(run.folder)[0]
-
-
-def test_folder_of_images_needs_no_flag_and_its_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    config = of_photos(photos(tmp_path) / "2020", unlabelled=False)
-    config = dataclasses.replace(config, batch_size=2)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 0)
-        run = pretrain(config)
-    assert pretrain(PretrainConfig(resume=run.folder)).complete
-
-
-def test_unlabelled_folder_with_splits_leaves_its_test_images_alone(tmp_path: Path):
-    for name, count in (("train", 12), ("test", 30)):
-        photos(tmp_path / "of", count).rename(tmp_path / name)
-    (tmp_path / "split").mkdir()
-    for name in ("train", "test"):
-        (tmp_path / name).rename(tmp_path / "split" / name)
-    run = pretrain(of_photos(tmp_path / "split", unlabelled=True))
-    assert sum(checkpoint.open_any(run.folder).problem.counts) == 12
-
-
-def test_a_single_folder_of_photos_is_told_of_the_flag(tmp_path: Path):
-    with pytest.raises(DataError, match="without classes, give --unlabelled"):
-        pretrain(of_photos(photos(tmp_path, 1)))
-
-
-def test_few_held_out_images_are_no_collapse(tmp_path: Path):
-    config = of_photos(photos(tmp_path), unlabelled=True)
-    data = dataclasses.replace(config.data, val_fraction=0.01)
-    run = pretrain(dataclasses.replace(config, data=data))
-    assert run.result()["collapsed"] is False
-
-
-def test_supervised_pretraining_of_unlabelled_images_is_refused(tmp_path: Path):
-    config = of_photos(photos(tmp_path), method="supervised", unlabelled=True)
-    with pytest.raises(ConfigError, match="supervised learns from labels, and folder:"):
-        pretrain(dataclasses.replace(config, settings=MethodConfig()))
 
 
 # what is refused
