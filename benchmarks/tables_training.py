@@ -107,6 +107,24 @@ def _augself_speed(results: dict[str, Any]) -> str:
     )
 
 
+def _logistic(results: dict[str, Any]) -> str:
+    rows = [
+        (name, *(_range(row[clock]) for clock in ("processor_s", "clock_s")))
+        for name, row in results["rows"].items()
+    ]
+    size = results["size"]
+    return section(
+        grid(("what is fitted", "processor's time, s", "by the clock, s"), rows),
+        f"Medians (and extremes) of {results['turns']} turns, {results['threads']} thread. {size['fit']:,} images to "
+        f"fit, {size['choose']:,} to choose on, {size['features']} features, {size['classes']} classes; the features "
+        f"are drawn. {results['hardware']}, torch {results['versions']['torch']}. Made by `{results['command']}`.",
+    )
+
+
+def _range(value: dict[str, float]) -> str:
+    return f"{value['median']:.1f} ({value['min']:.1f} to {value['max']:.1f})"
+
+
 def _augself(results: dict[str, Any]) -> str:
     gains = [
         {"row": f"{line['row']} − {line['against']}", "numbers": line["gains"]}
@@ -215,6 +233,7 @@ TRAINING: dict[str, Callable[[dict[str, Any]], str]] = {
     "folding": _folding,
     "training_speed": _training_speed,
     "augself_speed": _augself_speed,
+    "logistic": _logistic,
     "augself-small": _augself,
     "augself": _augself,
     "auto-digits": _auto,

@@ -1,0 +1,128 @@
+"""What is fitted to frozen features, and for how long: `python -m benchmarks.logistic`, minutes on a CPU.
+
+A probe's choice between 45 weights with its last fit (10,000 images to fit, 2,000 to choose on, 512 features, 17
+classes), and 2,000 episodes of 5 ways, of 1 and of 5 shots. The features are drawn, and no encoder's: classes that
+overlap, correlated, after a ReLU; so this says nothing of accuracy. Seconds are the processor's over all threads, in
+which other programs count little, and the clock's. Writes benchmarks/results/logistic.json.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.device import cpu_name
+from training.episodes import episodes
+from training.logistic import GRID, TOLERANCE, choose
+from training.provenance import versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is fitted. fit, choose: images; episodes: of each number of shots."""
+
+    fit: int = 10_000
+    choose: int = 2_000
+    features: int = 512
+    classes: int = 17
+    weights: tuple[float, ...] = GRID
+    episodes: int = 2_000
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--turns", type=int, default=5, help="of each")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--out", type=Path, default=RESULTS / "logistic.json")
+    settings = parser.parse_args()
+    torch.set_num_threads(settings.threads)
+    result = measure(Size(), settings.turns)
+    settings.out.parent.mkdir(exist_ok=True, parents=True)
+    settings.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for name, row in result["rows"].items():
+        print(f"{name}: {row['processor_s']['median']:.1f} s of the processor")
+
+
+def measure(size: Size, turns: int) -> dict[str, Any]:
+    """Seconds of every task, in turns."""
+    features, labels = drawn(size)
+    known, held = (slice(0, size.fit), slice(size.fit, None))
+    unconverged: set[float] = set()
+
+    def probe() -> None:
+        choice = choose(
+            (features[known], labels[known]),
+            (features[held], labels[held]),
+            num_classes=size.classes,
+            grid=size.weights,
+        )
+        unconverged.update(choice.unconverged)
+
+    def few(shots: int) -> Callable[[], object]:
+        return lambda: episodes(features, labels, shots=shots, count=size.episodes)
+
+    tasks: dict[str, Callable[[], object]] = {
+        f"{len(size.weights)} fits and the last": probe,
+        f"{size.episodes:,} episodes, 5-way 1-shot": few(1),
+        f"{size.episodes:,} episodes, 5-way 5-shot": few(5),
+    }
+    return {
+        "command": "python -m benchmarks.logistic",
+        "size": dataclasses.asdict(size) | {"weights": len(size.weights)},
+        "tolerance": TOLERANCE,
+        "threads": torch.get_num_threads(),
+        "turns": turns,
+        "hardware": f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()})",
+        "versions": versions(),
+        "rows": take_turns(tasks, turns),
+        "unconverged": sorted(unconverged),
+    }
+
+
+def drawn(size: Size) -> tuple[Tensor, Tensor]:
+    """Features (n, d) float32, at least 0, and labels (n,) int64 of the images to fit and to choose on."""
+    generator = torch.Generator().manual_seed(0)
+    count, width = size.fit + size.choose, size.features
+    labels = torch.randint(0, size.classes, (count,), generator=generator)
+    centres = torch.randn(size.classes, width, generator=generator)
+    directions = torch.randn(width, width, generator=generator) / width**0.5
+    # the k-th direction has a share of 1 / k: an encoder's features lie in few directions as well
+    shares = torch.arange(1, width + 1).rsqrt()
+    hidden = (0.2 * centres[labels] + torch.randn(count, width, generator=generator)) * shares
+    return (hidden @ directions).relu(), labels
+
+
+def take_turns(tasks: dict[str, Callable[[], object]], turns: int) -> dict[str, Any]:
+    """Every task once a turn; the seconds of all turns, by task."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
+    for _ in range(turns):
+        for name, task in tasks.items():
+            processor, clock = time.process_time(), time.perf_counter()
+            task()
+            taken = (time.process_time() - processor, time.perf_counter() - clock)
+            seconds[name].append(taken)
+    return {
+        name: {"processor_s": spread([p for p, _ in both]), "clock_s": spread([c for _, c in both])}
+        for name, both in seconds.items()
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Their median, least and greatest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+if __name__ == "__main__":
+    main()
