@@ -8,7 +8,7 @@ from sklearn.datasets import load_sample_images
 
 from tests.training.pretraining import NARROW
 from tests.training.runs import rows
-from training.config import DataConfig
+from training.config import DataConfig, OptimConfig
 from training.pretrain import pretrain
 from training.pretrain_config import MethodConfig, PretrainConfig
 
@@ -54,3 +54,33 @@ def test_every_loss_falls_on_photographs(method: str, photographs: Path, tmp_pat
         # of the first two: MoCo's loss rises while its queue fills with keys that mean something
         highest, last = max(values[:2]), values[-1]
         assert last < highest - 0.05 * abs(highest), (loss, values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lr", "weight_decay", "collapsed"), [(1.0, 1e-2, True), (0.05, 5e-4, False)]
+)
+def test_encoder_that_really_collapses_is_told_from_a_healthy_one(
+    lr: float,
+    weight_decay: float,
+    collapsed: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    """The collapsed one's features have a standard deviation of 0.02, the healthy one's of 0.14."""
+    config = PretrainConfig(
+        data=DataConfig(data="digits", workers=1),
+        optim=OptimConfig(lr=lr, nesterov=False, weight_decay=weight_decay, warmup=0.0),
+        settings=MethodConfig(hidden=64, projection=64),
+        backbone="resnet8",
+        epochs=8,  # of 20 steps
+        batch_size=64,
+        device="cpu",
+        precision="fp32",
+        out=tmp_path / "run",
+    )
+    result = pretrain(config).result()
+    said = capsys.readouterr().out
+    assert result["collapsed"] is collapsed
+    assert ("THE ENCODER HAS COLLAPSED" in said) is collapsed
+    assert ("(collapsed)" in said) is collapsed
