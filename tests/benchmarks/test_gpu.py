@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import augself, gpu
+from benchmarks import augself, gpu, tables
 from benchmarks.accuracy import Place
 
 
@@ -34,6 +34,8 @@ def test_every_step_of_the_encoders_programme_runs_once(
     gpu.encoders(place, True)
     found = json.loads((place.results / "augself.json").read_text())
     assert {entry["row"] for entry in found["runs"]} == set(augself.EXPERIMENTS["augself"].rows)
+    assert {"kNN flowers17", "kNN dtd10"} < found["table"][0]["numbers"].keys()
+    assert "| simsiam + augself − simsiam |" in tables.TABLES["augself"](found)
     assert (place.results / gpu.AUGSELF_SPEED).is_file()
     before = {path: path.stat().st_mtime_ns for path in place.runs.rglob("*")}
     gpu.encoders(place, True)
