@@ -35,6 +35,7 @@ def test_every_step_of_the_encoders_programme_runs_once(
     found = json.loads((place.results / "augself.json").read_text())
     assert {entry["row"] for entry in found["runs"]} == set(augself.EXPERIMENTS["augself"].rows)
     assert (place.results / gpu.AUGSELF_SPEED).is_file()
+    assert json.loads((place.results / gpu.VIEWS_SPEED).read_text())["cpu"]["turns"] == 2
     before = {path: path.stat().st_mtime_ns for path in place.runs.rglob("*")}
     gpu.encoders(place, True)
     assert {path: path.stat().st_mtime_ns for path in place.runs.rglob("*")} == before
