@@ -31,6 +31,7 @@ PROGRAMME = (
     ("cifar10", "mt"),
 )
 SPEED, AUGSELF_SPEED = "training_speed-gpu.json", "augself_speed-gpu.json"
+VIEWS_SPEED = "views_speed-gpu.json"
 TINY = "tiny"  # the folder of results that mean nothing
 
 
@@ -82,6 +83,7 @@ def encoders(place: Place, tiny: bool) -> None:
     if tiny:
         augself.EXPERIMENTS["augself"] = augself.tiny(augself.EXPERIMENTS["augself"])
     augself_speed(place, tiny=tiny)
+    views_speed(place, tiny=tiny)
     there = augself.Place(Path(place.data), place.results, place.runs)
     experiment = augself.EXPERIMENTS["augself"]
     for seed in experiment.seeds:
@@ -113,6 +115,12 @@ def augself_speed(place: Place, *, tiny: bool) -> None:
     """What AugSelf adds to a step, if it is not known yet."""
     size = ["augself-small", "--turns", "2"] if tiny else ["augself", "--turns", "100"]
     timed(place.results / AUGSELF_SPEED, ["benchmarks.augself_speed", *size])
+
+
+def views_speed(place: Place, *, tiny: bool) -> None:
+    """What a view costs beside the forward pass, if it is not known yet."""
+    size = ["--turns", "2", "--batch-size", "4"] if tiny else ["--turns", "100"]
+    timed(place.results / VIEWS_SPEED, ["benchmarks.views_speed", *size])
 
 
 def timed(out: Path, module: list[str]) -> None:

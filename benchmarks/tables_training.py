@@ -171,6 +171,21 @@ def _numbers(line: dict[str, Any], names: list[str], *, sign: str) -> tuple[str,
     return (line["row"], *cells, str(next(iter(found.values()))["n"]))
 
 
+def _views_speed(results: dict[str, Any]) -> str:
+    headings = ("network", "the views, s", "forward pass, s", "ratio of a turn (quartiles)")
+    rows = []
+    for found in results.values():
+        low, high = found["ratio"]["quartiles"]
+        seconds = [f"{found[key]:.3f}" for key in ("views_s", "forward_s")]
+        ratio = f"{found['ratio']['median']:.3f} ({low:.3f} to {high:.3f})"
+        rows.append((found["what"], *seconds, ratio, str(found["turns"]), found["hardware"]))
+    some = next(iter(results.values()))
+    return section(
+        grid((*headings, "turns", "hardware"), rows),
+        f"torch {some['versions']['torch']}. Made by `{some['command']}`.",
+    )
+
+
 def _auto(results: dict[str, Any]) -> str:
     headings = ("trained as", "one pass, top-1 %", "`aggregated`", "`auto`", "passes")
     rows = [
@@ -236,6 +251,7 @@ TRAINING: dict[str, Callable[[dict[str, Any]], str]] = {
     "logistic": _logistic,
     "augself-small": _augself,
     "augself": _augself,
+    "views_speed": _views_speed,
     "auto-digits": _auto,
     "auto-cifar10-small": _auto,
 }

@@ -12,7 +12,7 @@ from training.imbalance import find_weights
 from training.objectives import PROBE, objective
 from training.policies import find_policy
 from training.pretrained import backbone_lr_factor, check_flags
-from training.teacher import AVERAGE
+from training.teacher import AVERAGE, check_copies
 from training.transformations import transformation_set
 
 
@@ -61,6 +61,10 @@ def check_teacher(config: TrainConfig) -> None:
         raise ConfigError(
             "--teacher ema needs --ema DECAY, the average that teaches (0.99 to 0.9999)"
         )
+    if config.teacher_copies is not None and config.teacher is None:
+        raise ConfigError("--teacher-copies needs --teacher, whose copies they are")
+    if config.teacher_copies is not None and config.teacher == AVERAGE:
+        check_copies(config.teacher_copies, config, "--teacher ema")
 
 
 def check_ranges(config: TrainConfig) -> None:
@@ -83,6 +87,11 @@ def check_ranges(config: TrainConfig) -> None:
             "--cutmix": (config.augment.cutmix, 0, math.inf),
             "--mix-probability": (config.augment.mix_probability, 0, 1),
             "--ema": (0.0 if config.ema is None else config.ema, 0, 0.999999),
+            "--teacher-copies": (
+                1 if config.teacher_copies is None else config.teacher_copies,
+                1,
+                math.inf,
+            ),
             "--devices": (1 if config.devices is None else config.devices, 1, math.inf),
             "--seed": (config.seed, 0, 2**63 - 1),  # what torch takes
         }

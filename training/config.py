@@ -138,6 +138,9 @@ class TrainConfig:
     teacher: str | None = None
     """distill, sla-sd: the run whose aggregated answer is folded into one pass. sla-sd takes its own answer where
     none is given, and with "ema" that of its averaged weights."""
+    teacher_copies: int | None = None
+    """distill, sla-sd with a teacher: of how many of its M copies of an image the teacher is asked a step, drawn anew
+    every time; fewer make a step cheaper. Default: all M."""
     backbone: str = "resnet20"
     """resnet8, resnet8-half, resnet20, resnet32, resnet56, wrn-16-2, wrn-16-8, wrn-40-2, or timm/<any name of
     timm's>."""

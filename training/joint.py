@@ -36,6 +36,15 @@ def own_logits(joint: Tensor, first: int = 0) -> Tensor:
     return joint.diagonal(offset=first, dim1=1, dim2=3).transpose(1, 2)  # (B, N, C) -> (B, C, N)
 
 
+def logits_under(joint: Tensor, transformations: Tensor) -> Tensor:
+    """What copies say of the class under the transformations that they were made by.
+
+    joint: (B, C, N, M), transformations: (B, C) int64 in [0, M), copy by copy. Returns (B, C, N).
+    """
+    index = transformations[:, :, None, None].expand(*joint.shape[:3], 1)
+    return joint.gather(3, index).squeeze(3)
+
+
 def aggregate(joint: Tensor) -> Tensor:
     """The mean of the logits that each copy gives under its own transformation (SLA+AG, before the softmax).
 

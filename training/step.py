@@ -25,7 +25,7 @@ from training.network import COSINE_SCALE, Network
 from training.objectives import Logits, Terms, objective, smoothed
 from training.policies import vary
 from training.pretrained import Start
-from training.teacher import AVERAGE, Teacher, load_teacher
+from training.teacher import AVERAGE, Teacher, draw_copies, load_teacher
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Learner:
     module: nn.Module
     optimizer: torch.optim.Optimizer
     average: Any = None
-    teacher: Callable[[Tensor], Tensor] | None = None
+    teacher: Teacher | None = None
     balance: Balance = field(default_factory=Balance)
     team: Team = ALONE
 
@@ -135,8 +135,13 @@ def train_step(
     images, targets = team.share(images), team.share(targets)
     logits = learner.module(images)
     if learner.teacher is not None:
+        copies = None
+        if config.teacher_copies is not None:
+            passes = len(learner.teacher.network.transformations)
+            drawn = draw_copies(len(labels), config.teacher_copies, passes, generator)
+            copies = team.share(drawn.to(images.device, non_blocking=True))
         with learner.fabric.autocast():
-            logits = logits._replace(teacher=learner.teacher(images))
+            logits = logits._replace(teacher=learner.teacher(images, copies))
     terms = Terms(
         config.loss.beta,
         config.loss.temperature,

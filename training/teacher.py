@@ -18,8 +18,10 @@ from training.checkpoint import Run
 from training.config import DataConfig, TrainConfig
 from training.errors import ConfigError
 from training.evaluate import MODES
+from training.joint import logits_under
 from training.network import Network
 from training.objectives import objective
+from training.transformations import transformation_set, transformed_copies
 
 AVERAGE = "ema"  # --teacher ema: the average of the student's own weights
 # settings of the data that decide which images are held out
@@ -35,9 +37,23 @@ class Teacher(nn.Module):
         self.mode = "aggregated" if "aggregated" in modes else modes[0]
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Its logits in its best mode. images: (B, H, W, 3) uint8. Returns (B, N)."""
-        return MODES[self.mode].logits(self.network(images))
+    def forward(self, images: Tensor, copies: Tensor | None = None) -> Tensor:
+        """Its logits. images: (B, H, W, 3) uint8. Returns (B, N).
+
+        copies: (B, K) int64 in [0, M), of a teacher that aggregates: which K copies of an image it is asked about,
+        whose logits are averaged. None: it answers in its best mode.
+        """
+        if copies is None:
+            return MODES[self.mode].logits(self.network(images))
+        every = transformed_copies(images, self.network.transformations)  # (B, M, H, W, 3)
+        asked = every[torch.arange(len(images), device=images.device)[:, None], copies]
+        features = self.network.features(asked.flatten(0, 1)).unflatten(0, copies.shape)
+        return logits_under(self.network.joint_logits(features), copies).mean(1)
+
+
+def draw_copies(images: int, copies: int, passes: int, generator: torch.Generator) -> Tensor:
+    """Which copies of every image a step asks the teacher about: any K of M are as likely. Returns (B, K) int64."""
+    return torch.rand(images, passes, generator=generator).argsort(1)[:, :copies]
 
 
 def open_teacher(folder: Path, config: TrainConfig) -> Run:
@@ -49,7 +65,26 @@ def open_teacher(folder: Path, config: TrainConfig) -> Run:
     """
     run = checkpoint.open_run(folder)
     check_source(run, config.data, f"--teacher {folder}")
+    if config.teacher_copies is not None:
+        check_copies(config.teacher_copies, run.config, f"--teacher {folder}")
     return run
+
+
+def check_copies(copies: int, teacher: TrainConfig, named: str) -> None:
+    """Refuse to ask a teacher about more copies than it knows. named: what the message calls it.
+
+    Raises:
+        ConfigError: it knows fewer, or only the image as it is.
+    """
+    known = 1
+    if "aggregated" in objective(teacher.objective).modes:
+        known = len(transformation_set(teacher.transformations))
+    if copies > known or known == 1:
+        raise ConfigError(
+            f"--teacher-copies is {copies}; {named} knows {known}"
+            if known > 1
+            else f"--teacher-copies is for teachers with joint labels; {named} is of {teacher.objective}"
+        )
 
 
 def check_source(run: Run[Any], data: DataConfig, named: str) -> None:

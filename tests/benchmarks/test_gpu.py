@@ -37,6 +37,7 @@ def test_every_step_of_the_encoders_programme_runs_once(
     assert {"kNN flowers17", "kNN dtd10"} < found["table"][0]["numbers"].keys()
     assert "| simsiam + augself − simsiam |" in tables.TABLES["augself"](found)
     assert (place.results / gpu.AUGSELF_SPEED).is_file()
+    assert json.loads((place.results / gpu.VIEWS_SPEED).read_text())["cpu"]["turns"] == 2
     before = {path: path.stat().st_mtime_ns for path in place.runs.rglob("*")}
     gpu.encoders(place, True)
     assert {path: path.stat().st_mtime_ns for path in place.runs.rglob("*")} == before

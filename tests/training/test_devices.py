@@ -156,6 +156,8 @@ def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         data=dataclasses.replace(config.data, image_size=32),
         augment=AugmentConfig(mixup=0.4, cutmix=1.0),
         ema=0.9,
+        teacher="ema",
+        teacher_copies=2,
     )
     runs = [
         train(dataclasses.replace(config, devices=count, out=folder / f"run{count}"))

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from tests import oracles
-from training.joint import aggregate, conditional, joint_targets, own_logits
+from training.joint import aggregate, conditional, joint_targets, logits_under, own_logits
 
 
 def random_joint(batch: int, copies: int, classes: int, seed: int = 0) -> torch.Tensor:
@@ -87,3 +87,13 @@ def test_own_logits_are_each_copys_conditional_and_average_to_the_aggregate():
     for j in range(4):
         torch.testing.assert_close(own[:, j], conditional(joint, j), atol=0, rtol=0)
     torch.testing.assert_close(own.mean(1), aggregate(joint), atol=1e-12, rtol=0)
+
+
+def test_logits_under_read_every_copy_by_its_own_transformation():
+    joint = random_joint(3, 4, 2)[:, :2]
+    under = torch.tensor([[3, 0], [1, 2], [2, 2]])
+    found = logits_under(joint, under)
+    for image in range(3):
+        for copy in range(2):
+            expected = joint[image, copy, :, under[image, copy]]
+            torch.testing.assert_close(found[image, copy], expected, atol=0, rtol=0)

@@ -15,9 +15,9 @@ from training.classify import train
 from training.config import AugmentConfig, DataConfig, LossConfig, TrainConfig
 from training.devices import ALONE
 from training.errors import CheckpointError, ConfigError
-from training.joint import aggregate
+from training.joint import aggregate, conditional
 from training.step import set_up, train_step
-from training.teacher import Teacher, load_teacher
+from training.teacher import Teacher, draw_copies, load_teacher
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,53 @@ def test_teacher_answers_in_its_aggregated_mode(taught: Run):
     with torch.no_grad():
         expected = aggregate(network(images()).joint)
     assert torch.equal(teacher(images()), expected)
+
+
+def test_teacher_asked_about_every_copy_in_any_order_aggregates(taught: Run):
+    teacher = Teacher(checkpoint.load_network(taught), ("single", "aggregated"))
+    copies = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 3, 0, 2]])
+    torch.testing.assert_close(teacher(images(), copies), teacher(images()), atol=1e-5, rtol=0)
+
+
+def test_teacher_asked_about_one_copy_says_what_that_copy_says(taught: Run):
+    network = checkpoint.load_network(taught)
+    teacher = Teacher(network, ("single", "aggregated"))
+    with torch.no_grad():
+        joint = network(images()).joint
+    answer = teacher(images(), torch.tensor([[0], [3], [1], [2]]))
+    for image, transformation in enumerate([0, 3, 1, 2]):
+        expected = conditional(joint, transformation)[image]
+        torch.testing.assert_close(answer[image], expected, atol=1e-5, rtol=0)
+
+
+def test_copies_are_drawn_without_repeating_and_each_as_often():
+    drawn = draw_copies(4000, 2, 4, torch.Generator().manual_seed(0))
+    assert drawn.shape == (4000, 2)
+    assert (drawn[:, 0] != drawn[:, 1]).all()
+    counts = drawn.flatten().bincount(minlength=4)
+    # binomial: 2000 of 4000 images hold a copy, sd 32
+    assert (counts - 2000).abs().max() < 160
+
+
+def test_all_copies_can_be_drawn():
+    drawn = draw_copies(5, 3, 3, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn.sort(1).values, torch.arange(3).expand(5, 3))
+
+
+def test_student_asks_its_teacher_about_other_copies_every_step(
+    taught: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+    answer = Teacher.forward
+
+    def forward(self: Teacher, images: torch.Tensor, copies: torch.Tensor) -> torch.Tensor:
+        asked.append(copies)
+        return answer(self, images, copies)
+
+    monkeypatch.setattr(Teacher, "forward", forward)
+    train(student(taught, tmp_path, teacher_copies=2, epochs=1))
+    assert all(copies.shape[1] == 2 for copies in asked)
+    assert not torch.equal(asked[0], asked[1])
 
 
 def test_teacher_is_never_trained(taught: Run):
@@ -83,12 +130,18 @@ def test_student_comes_to_say_what_its_teacher_says(taught: Run, tmp_path: Path)
     assert losses[-1] < 0.3 * losses[0]
 
 
-@pytest.mark.parametrize("objective", ["distill", "sla-sd"])
+@pytest.mark.parametrize(
+    ("objective", "copies"), [("distill", None), ("distill", 1), ("sla-sd", 3)]
+)
 def test_interrupted_student_ends_as_an_uninterrupted_one(
-    objective: str, taught: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    objective: str,
+    copies: int | None,
+    taught: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     config = student(taught, tmp_path, augment=AugmentConfig(cutmix=1.0, mixup=0.3))
-    config = dataclasses.replace(config, objective=objective, ema=0.9)
+    config = dataclasses.replace(config, objective=objective, teacher_copies=copies, ema=0.9)
     whole = train(dataclasses.replace(config, out=tmp_path / "whole"))
     with monkeypatch.context() as patch:
         interrupt_after(patch, 12)
@@ -134,6 +187,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "distill needs --teacher RUN",
     ),
     "an average that is not kept": ({"teacher": "ema"}, "--teacher ema needs --ema"),
+    "copies of no teacher": ({"teacher_copies": 2}, "--teacher-copies needs --teacher"),
+    "no copies": (
+        {"teacher": "ema", "ema": 0.9, "teacher_copies": 0},
+        "--teacher-copies is 0; it must be at least 1",
+    ),
+    "more copies than there are": (
+        {"teacher": "ema", "ema": 0.9, "teacher_copies": 5},
+        "--teacher-copies is 5; --teacher ema knows 4",
+    ),
 }
 
 
@@ -155,6 +217,19 @@ def test_unfinished_run_is_no_teacher(taught: Run, tmp_path: Path):
     config = dataclasses.replace(student(taught, tmp_path), teacher=str(tmp_path / "half"))
     with pytest.raises(ConfigError, match=r"not complete.*--resume"):
         train(config)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [("sla", "--teacher-copies is 5; .* knows 4"), ("baseline", "joint labels; .* is of baseline")],
+)
+def test_copies_that_the_teacher_does_not_know_are_refused(
+    objective: str, message: str, tmp_path: Path
+):
+    run = train(settings(tmp_path, objective=objective, epochs=1))
+    with pytest.raises(ConfigError, match=message):
+        train(student(run, tmp_path, teacher_copies=5))
+    assert not (tmp_path / "student").exists()
 
 
 def test_teacher_of_other_classes_is_refused(taught: Run, tmp_path: Path):
