@@ -12,10 +12,10 @@ _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 @dataclass(frozen=True)
 class Shot:
-    """A request that is sent over and over."""
+    """A request that is sent over and over. bodies: taken in turn, where there are several."""
 
     url: str
-    body: bytes
+    bodies: tuple[bytes, ...]
     headers: dict[str, str]
 
 
@@ -31,20 +31,32 @@ class Load:
 def load(shot: Shot, *, connections: int, seconds: float) -> Load:
     """Send a request over and over, on so many connections at a time."""
     with tempfile.TemporaryDirectory() as folder:
-        body, script = Path(folder) / "body", Path(folder) / "post.lua"
-        body.write_bytes(shot.body)
-        headers = "".join(
-            f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}\n"
-            for name, value in shot.headers.items()
-        )
-        script.write_text(
-            f'wrk.method = "POST"\nlocal f = io.open("{body}", "rb")\n'
-            f'wrk.body = f:read("*all")\nf:close()\n{headers}'
-        )
+        script = Path(folder) / "post.lua"
+        script.write_text(_script(shot, Path(folder)))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s"]
         command += ["--latency", "-s", str(script), shot.url]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return read(said)
+
+
+def _script(shot: Shot, folder: Path) -> str:
+    """What wrk is told, in Lua; the bodies are written into the folder."""
+    lines = ['wrk.method = "POST"', "local bodies, requests, last = {}, {}, 0"]
+    for number, body in enumerate(shot.bodies, 1):
+        path = folder / f"body{number}"
+        path.write_bytes(body)
+        lines.append(
+            f'do local f = io.open("{path}", "rb"); bodies[{number}] = f:read("*all"); f:close() end'
+        )
+    for name, value in shot.headers.items():
+        lines.append(f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}")
+    if len(shot.bodies) == 1:
+        return "\n".join([*lines, "wrk.body = bodies[1]"])
+    lines.append(
+        "function init() for k = 1, #bodies do requests[k] = wrk.format(nil, nil, nil, bodies[k]) end end"
+    )
+    lines.append("function request() last = last % #requests + 1; return requests[last] end")
+    return "\n".join(lines)
 
 
 def read(said: str) -> Load:

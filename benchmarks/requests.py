@@ -14,17 +14,21 @@ from sklearn.datasets import load_sample_image
 
 from serving.manifest import Manifest
 
-BATCH = 32
+BATCH, PICTURES = 32, 64
 _BOUNDARY = "photograph"
 
 
 @dataclass(frozen=True)
 class Request:
-    """A body, its headers, and the address that takes it. path may name {name}, the model's."""
+    """A body, its headers, and the address that takes it. path may name {name}, the model's.
+
+    others: further bodies, of other pictures.
+    """
 
     body: bytes
     headers: dict[str, str]
     path: str = "/predict"
+    others: tuple[bytes, ...] = ()
 
 
 @cache
@@ -36,13 +40,35 @@ def photograph(side: int) -> Image.Image:
 
 def png(manifest: Manifest) -> bytes:
     """The photograph in the size that the model takes."""
+    return _png(photograph(manifest.image["height"]))
+
+
+def pictures(side: int) -> list[Image.Image]:
+    """Squares cut from the photographs that scikit-learn brings along, of many places and sizes."""
+    generator = np.random.default_rng(0)
+    found = []
+    for number in range(PICTURES):
+        whole = Image.fromarray(load_sample_image(("china.jpg", "flower.jpg")[number % 2]))
+        length = int(generator.integers(side, min(whole.size)))
+        left, top = (int(generator.integers(0, size - length + 1)) for size in whole.size)
+        square = whole.crop((left, top, left + length, top + length))
+        found.append(square.resize((side, side), Image.Resampling.BICUBIC))
+    return found
+
+
+def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    photograph(manifest.image["height"]).save(buffer, format="PNG")
+    picture.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def _raw(manifest: Manifest) -> Request:
     return Request(png(manifest), {"Content-Type": "image/png"})
+
+
+def _pictures(manifest: Manifest) -> Request:
+    first, *others = (_png(picture) for picture in pictures(manifest.image["height"]))
+    return Request(first, {"Content-Type": "image/png"}, others=tuple(others))
 
 
 def _form(name: str, count: int) -> Callable[[Manifest], Request]:
@@ -96,6 +122,7 @@ def _oip(manifest: Manifest) -> Request:
 
 BUILD: Mapping[str, Callable[[Manifest], Request]] = {
     "raw": _raw,
+    "pictures": _pictures,
     "multipart": _form("image", 1),
     "images": _form("images", 1),
     "json": _json,

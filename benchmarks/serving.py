@@ -25,8 +25,10 @@ from benchmarks import requests
 from benchmarks.load import Load, Shot, load
 from benchmarks.servers import OURS, serving, start_seconds
 from serving import bundle
+from serving.images import Pixels
 from serving.limits import available_cpus
-from serving.manifest import INPUT, PROBABILITIES
+from serving.manifest import AUTO
+from serving.modes import Answered, asked, graphs_of
 from training.device import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,12 +37,12 @@ CONNECTIONS, BATCH = 16, 32
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: what is asked of which server. graph: what onnxruntime alone runs beside it."""
+    """A line of the table: what is asked of which server. mode: the one that onnxruntime alone answers in beside it."""
 
     name: str
     server: str
     request: str
-    graph: str = "distilled"
+    mode: str = "distilled"
     images: int = 1
     connections: int = CONNECTIONS
     query: str = ""
@@ -56,6 +58,7 @@ ROWS = (
     Row("32 images, OIP tensor", OURS, "oip32", images=BATCH, connections=4),
     Row("single, raw body", OURS, "raw", "single", query="?mode=single"),
     Row("aggregated, raw body", OURS, "raw", "aggregated", query="?mode=aggregated"),
+    Row("auto, raw body", OURS, "pictures", AUTO, query="?mode=auto"),
     Row("one connection", OURS, "raw", connections=1),
     Row("BentoML, usual", "usual_bentoml", "multipart"),
     Row("BentoML, adaptive batching", "batching_bentoml", "images"),
@@ -102,7 +105,7 @@ def measure(folder: Path, rounds: int, seconds: int, only: list[str] | None) -> 
     """All rows in turns, `rounds` times."""
     missing = [server for server, package in NEEDS.items() if not installed(package)]
     rows = [r for r in ROWS if r.server not in missing and (only is None or r.name in only)]
-    alone = {graph: Alone(folder, graph) for graph in {row.graph for row in rows}}
+    alone = {mode: Alone(folder, mode) for mode in {row.mode for row in rows}}
     found: dict[str, list[dict[str, float]]] = {row.name: [] for row in rows}
     start_s = [start_seconds(folder) for _ in range(rounds)]
     with contextlib.ExitStack() as stack:
@@ -112,7 +115,7 @@ def measure(folder: Path, rounds: int, seconds: int, only: list[str] | None) -> 
         shots = {row.name: shot(row, servers[row.server], folder) for row in rows}
         for _ in range(rounds):
             for row in rows:
-                found[row.name].append(turn(row, shots[row.name], alone[row.graph], seconds))
+                found[row.name].append(turn(row, shots[row.name], alone[row.mode], seconds))
     return {
         "command": "python -m benchmarks.serving BUNDLE",
         "what": f"ResNet-32 at 32 x 32, {CONNECTIONS} connections of wrk on the same processors",
@@ -123,38 +126,62 @@ def measure(folder: Path, rounds: int, seconds: int, only: list[str] | None) -> 
             name: version(name) for name in PACKAGES + tuple(NEEDS.values()) if installed(name)
         },
         "left_out": missing,
-        "rows": [line(row, found[row.name]) for row in rows],
+        "rows": [
+            line(row, found[row.name]) | {"forward_passes": alone[row.mode].passes()}
+            for row in rows
+        ],
         "one_connection": one_connection(found.get("one connection", [])),
         "start_s": {"median": statistics.median(start_s), "max": max(start_s), "n": rounds},
     }
 
 
 class Alone:
-    """onnxruntime alone: a graph in a session with all threads."""
+    """onnxruntime alone: the graphs of a mode in sessions with all threads, on the pictures that are sent."""
 
-    def __init__(self, folder: Path, graph: str) -> None:
+    def __init__(self, folder: Path, mode: str) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = available_cpus()
-        self._session = ort.InferenceSession(bundle.read(folder).graph(graph), options)
-        side = self._session.get_inputs()[0].shape[1]
-        pixels = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), dtype=np.uint8)
-        self._batch, self._one = {INPUT: pixels}, {INPUT: pixels[:1]}
+        read = bundle.read(folder)
+        self._manifest, self._mode = read.manifest, mode
+        self._sessions = {
+            graph: ort.InferenceSession(read.graph(graph), options)
+            for graph in graphs_of(read.manifest, mode)
+        }
+        side = read.manifest.image["height"]
+        pixels = np.stack([np.asarray(picture) for picture in requests.pictures(side)])
+        self._batches, self._one = np.split(pixels, len(pixels) // BATCH), pixels[:1]
+
+    def passes(self) -> float:
+        """How many images go through a network for each, on average."""
+        return statistics.mean(float(self._ask(batch).passes.mean()) for batch in self._batches)
 
     def images_per_s(self, seconds: float = 1.0) -> float:
         """In batches of 32."""
-        self._session.run([PROBABILITIES], self._batch)
+        self._ask(self._batches[0])
         start, count = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
-            self._session.run([PROBABILITIES], self._batch)
-            count += BATCH
+            for batch in self._batches:
+                self._ask(batch)
+                count += BATCH
         return count / (time.perf_counter() - start)
+
+    def _ask(self, images: Pixels) -> Answered:
+        asking = asked(self._manifest, images, self._mode)
+        try:
+            graph, feeds, outputs = next(asking)
+            while True:
+                found = self._sessions[graph].run(list(outputs), dict(feeds))
+                graph, feeds, outputs = asking.send(found)
+        except StopIteration as done:
+            answered: Answered = done.value
+            return answered
 
     def one_ms(self, runs: int = 200) -> float:
         """The median of a run of one image."""
         taken = []
         for _ in range(runs):
             start = time.perf_counter()
-            self._session.run([PROBABILITIES], self._one)
+            self._ask(self._one)
             taken.append(1000 * (time.perf_counter() - start))
         return statistics.median(taken)
 
@@ -204,10 +231,11 @@ def shot(row: Row, url: str, folder: Path) -> Shot:
     manifest = bundle.read(folder).manifest
     built = requests.BUILD[row.request](manifest)
     path = built.path.format(name=manifest.name) if row.server == OURS else "/predict"
-    made = Shot(f"{url}{path}{row.query}", built.body, built.headers)
-    request = urllib.request.Request(made.url, made.body, made.headers)
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        answer.read()
+    made = Shot(f"{url}{path}{row.query}", (built.body, *built.others), built.headers)
+    for body in made.bodies:
+        request = urllib.request.Request(made.url, body, made.headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            answer.read()
     return made
 
 

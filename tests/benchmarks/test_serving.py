@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import (
@@ -19,6 +22,7 @@ from benchmarks import (
     serving,
 )
 from serving import bundle
+from serving.predictor import Predictor
 from tests.bundles import write_auto, write_bundle
 
 WRK = """Running 4s test @ http://127.0.0.1:3100/predict
@@ -55,6 +59,46 @@ def test_a_line_has_medians_and_extremes_of_its_turns():
     line = serving.line(row, turns)
     assert (line["ratio"], line["ratio_min"], line["ratio_max"]) == (0.8, 0.6, 0.9)
     assert line["requests_per_s"] == 80
+
+
+def test_onnxruntime_alone_answers_auto_as_the_service_does(tmp_path: Path):
+    folder = write_auto(tmp_path / "bundle", threshold=0.5)
+    answered = Predictor(bundle.read(folder)).answer(
+        np.stack([np.asarray(picture) for picture in requests.pictures(32)]), "auto"
+    )
+    assert serving.Alone(folder, "auto").passes() == pytest.approx(answered.passes.mean())
+
+
+def test_pictures_differ(tmp_path: Path):
+    about = bundle.read(write_bundle(tmp_path)).manifest
+    found = requests.BUILD["pictures"](about)
+    assert len({found.body, *found.others}) == requests.PICTURES
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_bodies_are_sent_in_turn():
+    seen: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            seen.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        shot = load.Shot(f"http://127.0.0.1:{server.server_port}/", (b"a", b"b\n", b"c"), {})
+        found = load.load(shot, connections=1, seconds=1)
+        server.shutdown()
+    assert found.failed == 0
+    assert set(seen[:3]) == {b"a", b"b\n", b"c"}
+    assert seen[3:6] == seen[:3]
 
 
 def test_every_request_of_the_serving_benchmark_can_be_built(tmp_path: Path):
