@@ -12,8 +12,8 @@ from serving.batching import Batcher, Lane
 from serving.decoding import Decoder
 from serving.images import Pixels
 from serving.limits import MAX_WAITING_BYTES, images_at_once
-from serving.manifest import COPIES, INPUT, PROBABILITIES, VOTES
-from serving.modes import Answered, asked, voting_modes
+from serving.manifest import COPIES, VOTES
+from serving.modes import Answered, Asking, asked, voting_modes
 from serving.predictor import Answers, Predictor
 
 
@@ -42,10 +42,22 @@ class Votes:
 
 
 @dataclass(frozen=True)
-class Answer(Answered):
-    """What a mode says of some images, with what their copies say where that was asked for."""
+class Answer:
+    """What a mode says of some images, with what their copies say where that was asked for.
 
+    values, passes: as in modes.Answered.
+    """
+
+    values: Answers
+    passes: NDArray[np.int64]
     votes: Votes | None = None
+
+
+_SHOWN: Mapping[str | None, tuple[str, ...]] = {
+    None: (),
+    "votes": (VOTES,),
+    "copies": (VOTES, COPIES),
+}
 
 
 class Engine:
@@ -56,40 +68,31 @@ class Engine:
         self._batcher = batcher
         self._lanes: dict[tuple[str, tuple[str, ...]], Lane] = {}
         voting = [mode for mode in voting_modes(predictor.manifest) if mode in predictor.modes]
-        self._votes_by = voting[0] if voting else None
+        self._votes_by = voting[0] if voting else ""
 
     @property
     def explains(self) -> bool:
         """Whether there are transformed copies that vote."""
-        return self._votes_by is not None
+        return bool(self._votes_by)
 
     async def answer(self, images: Pixels, mode: str, *, explain: str | None = None) -> Answer:
         """The answer of a mode of the bundle to images (n, H, W, 3) uint8 of its size.
 
         explain: "votes", or "copies" for the votes with the copies; of an engine that explains. What the votes take
-            counts among the passes.
+            counts among the passes; in `auto` they are no more than M.
 
         Raises:
             Busy: too much is waiting.
         """
-        if explain is None:
-            answered = await self._answered(images, mode)
-            return Answer(answered.values, answered.passes)
-        assert self._votes_by is not None
-        feeds, wanted = {INPUT: images}, (VOTES, COPIES) if explain == "copies" else (VOTES,)
-        more = np.full(len(images), self._predictor.graph(self._votes_by).forward_passes)
-        if mode == self._votes_by:
-            values, *said = await self._run(mode, feeds, (PROBABILITIES, *wanted))
-            answered = Answered(values, more)
-        else:
-            answered = await self._answered(images, mode)
-            answered = Answered(answered.values, answered.passes + more)
-            said = await self._run(self._votes_by, feeds, wanted)
-        votes = Votes(said[0], said[1] if len(said) > 1 else None)
+        wanted = _SHOWN[explain]
+        asking = asked(self._predictor.manifest, images, mode, wanted, self._votes_by)
+        answered = await self._answered(asking)
+        votes = None
+        if wanted:
+            votes = Votes(answered.shown[0], answered.shown[1] if len(wanted) > 1 else None)
         return Answer(answered.values, answered.passes, votes)
 
-    async def _answered(self, images: Pixels, mode: str) -> Answered:
-        asking = asked(self._predictor.manifest, images, mode)
+    async def _answered(self, asking: Asking) -> Answered:
         try:
             question = next(asking)
             while True:

@@ -114,3 +114,39 @@ def test_votes_do_not_change_the_answer(tmp_path: Path, processors: Processors, 
     assert explained.votes.probabilities.shape[:2] == (2, 4)
     assert explained.votes.copies is not None
     np.testing.assert_array_equal(explained.votes.copies[:, 0], images)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_votes_of_auto_are_those_of_all_copies_and_cost_no_more_than_they(
+    tmp_path: Path, processors: Processors, shared: bool
+):
+    engine = Engine(loaded(tmp_path, shared=shared), processors.batcher)
+    images = pictures(RED, DIM, GREEN)
+
+    async def ask() -> list[Answer]:
+        return [
+            await engine.answer(images, mode, explain="votes") for mode in ("auto", "aggregated")
+        ]
+
+    auto, aggregated = asyncio.run(ask())
+    assert auto.votes is not None
+    assert aggregated.votes is not None
+    np.testing.assert_allclose(auto.votes.probabilities, aggregated.votes.probabilities, atol=1e-6)
+    # where the first pass is a network of its own, it comes on top of the copies
+    assert auto.passes.tolist() == [4 if shared else 5] * 3
+
+
+@pytest.mark.parametrize("mode", ["distilled", "auto"])
+def test_auto_explains_where_the_mode_of_all_copies_is_not_loaded(
+    tmp_path: Path, processors: Processors, mode: str
+):
+    bundle = read(write_auto(tmp_path))
+    predictor = Predictor(bundle, device="cpu", threads=2, modes=("distilled", "auto"))
+    engine = Engine(predictor, processors.batcher)
+    assert engine.explains
+    images = pictures(RED, DIM)
+    found = asyncio.run(engine.answer(images, mode, explain="copies"))
+    plain = asyncio.run(engine.answer(images, mode))
+    np.testing.assert_allclose(found.values, plain.values, atol=1e-6)
+    assert found.votes is not None
+    assert found.votes.probabilities.shape[:2] == (2, 4)
