@@ -52,6 +52,17 @@ def test_every_row_can_be_trained_and_every_comparison_names_modes_that_are_answ
                 assert mode in objective(experiment.rows[row].objective).modes
 
 
+@pytest.mark.parametrize("name", ["digits", "cifar10-small", "cifar10"])
+def test_baseline_beside_the_fold_has_its_mixing_and_passes(name: str):
+    rows, teachers = EXPERIMENTS[name].rows, EXPERIMENTS[name].teachers
+    fold, teacher, baseline = (
+        rows[row] for row in ("fold", teachers["fold"], "baseline, cutmix, passes of fold")
+    )
+    assert fold.teacher_copies == 1
+    assert baseline.epochs == 4 * teacher.epochs + 2 * fold.epochs
+    assert baseline.augment == fold.augment
+
+
 def test_programme_for_a_gpu_names_rows_that_there_are():
     for name, row in gpu.PROGRAMME:
         assert row in EXPERIMENTS[name].rows
