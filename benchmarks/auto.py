@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy import Place, add_place, alone, interval, run
+from benchmarks.accuracy import Place, add_place, alone, interval, run, settings_of
 from benchmarks.experiments import EXPERIMENTS
 from export import calibrate, threshold
 from export.graphs import first_pass, shares_first_pass
@@ -96,21 +96,32 @@ def main() -> None:
 def obtain(name: str, row: str, seed: int, place: Place) -> bool:
     """Have the numbers of a row and seed among the results. Returns False if training was interrupted."""
     path = place.results / f"auto-{name}.json"
-    if any((e["row"], e["seed"]) == (row, seed) for e in read(path)):
+    if any((e["row"], e["seed"]) == (row, seed) for e in read(name, path)):
         return True
     trained = run(name, row, seed, place)
     if trained is None:
         return False
     entry = {"row": row, "seed": seed, **measure(trained)}
     with alone(path):
-        entries = sorted([*read(path), entry], key=lambda e: (ROWS.index(e["row"]), e["seed"]))
+        entries = sorted(
+            [*read(name, path), entry], key=lambda e: (ROWS.index(e["row"]), e["seed"])
+        )
         path.write_text(json.dumps(content(name, entries), indent=1) + "\n")
     return True
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The entries so far."""
-    return list(json.loads(path.read_text())["runs"]) if path.is_file() else []
+def read(name: str, path: Path) -> list[dict[str, Any]]:
+    """The entries so far; those of rows whose settings have changed do not count."""
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text())
+    same = {row for row, settings in configs(name).items() if found["configs"].get(row) == settings}
+    return [entry for entry in found["runs"] if entry["row"] in same]
+
+
+def configs(name: str) -> dict[str, Any]:
+    """The settings of the rows."""
+    return {row: settings_of(EXPERIMENTS[name], row) for row in ROWS}
 
 
 def content(name: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -118,6 +129,7 @@ def content(name: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
     rows = [row for row in ROWS if any(e["row"] == row for e in entries)]
     return {
         "command": f"python -m benchmarks.auto {name}",
+        "configs": configs(name),
         "hardware": cpu_name(),
         "versions": versions(),
         "table": [line(row, [e for e in entries if e["row"] == row]) for row in rows],

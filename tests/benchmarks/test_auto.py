@@ -79,6 +79,11 @@ def test_results_are_gathered_by_row_and_seed(
         ("fold", 1),
     ]
     assert content["draws"] == []
+    experiment = auto.EXPERIMENTS["digits"]
+    rows = experiment.rows | {"sla": dataclasses.replace(experiment.rows["sla"], epochs=3)}
+    changed = dataclasses.replace(experiment, rows=rows)
+    monkeypatch.setitem(auto.EXPERIMENTS, "digits", changed)
+    assert {e["row"] for e in auto.read("digits", tmp_path / "auto-digits.json")} == {"fold"}
 
 
 def test_draws_are_summed_up_over_seeds():
