@@ -47,7 +47,7 @@ def test_what_is_left_out_is_said(tmp_path: Path):
     start = start_of(save(tmp_path / "w.safetensors", weights))
     assert start.left_out == ("fc.bias", "fc.weight")
     number = len(weights) - 2
-    assert start.describe() == (
+    assert start.describe((32, 32)) == (
         f"the backbone starts from w.safetensors: {number} tensors taken, 2 left out (fc.bias, fc.weight)"
     )
 
