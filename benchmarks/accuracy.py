@@ -144,7 +144,7 @@ def add(name: str, entry: Entry, place: Place) -> None:
     configs = {row: settings_of(experiment, row) for row in rows}
     with alone(path):
         before = read(name, place)
-        runs = [e for e in before["runs"] if before["configs"][e["row"]] == configs.get(e["row"])]
+        runs = unchanged(before, configs)
         key = (entry["row"], entry["seed"])
         runs = [e for e in runs if (e["row"], e["seed"]) != key] + [entry]
         runs.sort(key=lambda e: (rows.index(e["row"]), seeds.index(e["seed"])))
@@ -157,6 +157,12 @@ def add(name: str, entry: Entry, place: Place) -> None:
             "runs": runs,
         }
         path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def unchanged(content: dict[str, Any], configs: dict[str, Any]) -> list[Entry]:
+    """The runs of results that were made with what are the settings of their rows now. configs: row -> settings."""
+    before = content.get("configs", {})
+    return [e for e in content["runs"] if before.get(e["row"]) == configs.get(e["row"], {})]
 
 
 @contextmanager

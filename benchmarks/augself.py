@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.accuracy import alone, interval
+from benchmarks.accuracy import alone, interval, unchanged
 from training.awareness import measure
 from training.checkpoint import Run
 from training.config import DataConfig, OptimConfig
@@ -198,12 +198,8 @@ def read_results(name: str, place: Place) -> dict[str, Any]:
     if not path.is_file():
         return {"runs": []}
     content: dict[str, Any] = json.loads(path.read_text())
-    same = {
-        row
-        for row, config in EXPERIMENTS[name].rows.items()
-        if content["configs"].get(row) == _plain(config)
-    }
-    return content | {"runs": [e for e in content["runs"] if e["row"] in same]}
+    configs = {row: _plain(config) for row, config in EXPERIMENTS[name].rows.items()}
+    return content | {"runs": unchanged(content, configs)}
 
 
 def add(name: str, entry: dict[str, Any], place: Place) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy import Place, add_place, alone, interval, run, settings_of
+from benchmarks.accuracy import Place, add_place, alone, interval, run, settings_of, unchanged
 from benchmarks.experiments import EXPERIMENTS
 from export import calibrate, threshold
 from export.graphs import first_pass, shares_first_pass
@@ -114,9 +114,7 @@ def read(name: str, path: Path) -> list[dict[str, Any]]:
     """The entries so far; those of rows whose settings have changed do not count."""
     if not path.is_file():
         return []
-    found = json.loads(path.read_text())
-    same = {row for row, settings in configs(name).items() if found["configs"].get(row) == settings}
-    return [entry for entry in found["runs"] if entry["row"] in same]
+    return unchanged(json.loads(path.read_text()), configs(name))
 
 
 def configs(name: str) -> dict[str, Any]:
