@@ -20,7 +20,7 @@ from training.probe_config import FewShotConfig
 from training.progress import Progress, Stopwatch
 from training.provenance import versions
 from training.setup import read_splits
-from training.teacher import labels_seen
+from training.unseen import holds, learnt_labels, same_place
 
 
 def fewshot(config: FewShotConfig) -> dict[str, Any]:
@@ -82,13 +82,17 @@ def _features(config: FewShotConfig, progress: Progress) -> tuple[Tensor, Tensor
     """Features and labels of all images of the data, and the hardware that they were computed on."""
     device = pick_device(config.device)
     encoder, run = open_frozen(config.encoder.expanduser(), config.data)
-    if labels_seen(run, config.data):
-        raise ConfigError(
-            f"{config.encoder} has learnt the labels of {config.data.data}: its classes are not new to it; "
-            "give other --data"
-        )
     image = run.problem.image
-    splits = read_splits(data.load(config.data), image, config.data, device, progress)
+    refused = ConfigError(
+        f"{config.encoder} has learnt the labels of {config.data.data}: its classes are not new to it; "
+        "give other --data"
+    )
+    if learnt_labels(run) and same_place(run, config.data):
+        raise refused
+    dataset = data.load(config.data)
+    splits = read_splits(dataset, image, config.data, device, progress)
+    if learnt_labels(run) and holds(run, dataset.classes, splits.held_out_first):
+        raise refused
     encoder, size = encoder.to(device), images_at_once(image, 1)
     parts = [
         features_of(encoder, batches, batch_size=size)

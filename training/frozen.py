@@ -10,7 +10,7 @@ from training.checkpoint import Run
 from training.config import DataConfig
 from training.encoder import Encoder
 from training.errors import CheckpointError, ConfigError
-from training.teacher import check_source
+from training.unseen import check_complete, check_split
 
 
 def load_encoder(folder: Path) -> tuple[Encoder, Run[Any]]:
@@ -42,7 +42,9 @@ def open_frozen(folder: Path, data: DataConfig) -> tuple[Encoder, Run[Any]]:
         ConfigError: it has, or is unfinished, or the images are asked for as it does not take them.
         CheckpointError: as `load_encoder`.
     """
-    check_source(checkpoint.open_any(folder), data, str(folder))
+    run = checkpoint.open_any(folder)
+    check_complete(run, str(folder))
+    check_split(run, data, str(folder))
     encoder, run = load_encoder(folder)
     image = run.problem.image
     for name, own in (

@@ -31,7 +31,7 @@ class Start:
     tensors: its whole state. mean, std: what the weights were trained to see the pixels less of and divided
     by, in units of uint8 pixels; None where nobody says, and the data's own are taken.
     provenance: where from and under which licence. left_out: what else was there. image_size: (H, W) pixels that
-    a run's weights learnt at; None where nobody says.
+    a run's weights learnt at; None where nobody says. run: the run whose weights they are; None: a file's, or timm's.
     """
 
     tensors: dict[str, Tensor]
@@ -40,6 +40,7 @@ class Start:
     std: tuple[float, ...] | None = None
     left_out: tuple[str, ...] = ()
     image_size: tuple[int, int] | None = None
+    run: Run[Any] | None = None
 
     def describe(self, image_size: tuple[int, int]) -> str:
         """How many tensors from where, which were left out, and whether they learnt at another size than (H, W)."""
@@ -149,7 +150,7 @@ def _of_run(backbone: str, folder: Path, which: str, image_size: tuple[int, int]
     given, _ = checkpoint.read(folder / which, "weights")
     tensors, left_out = fit(backbone, given, image_size, f"{folder} ({run.config.backbone})")
     size = (run.problem.image.height, run.problem.image.width)
-    return Start(tensors, provenance_of(run, which), *_networks_own(given), left_out, size)
+    return Start(tensors, provenance_of(run, which), *_networks_own(given), left_out, size, run)
 
 
 def provenance_of(run: Run[Any], which: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from training import checkpoint, data, logistic
 from training.checkpoint import Problem, Run
 from training.checks import check_common
-from training.config import DataConfig, OptimConfig, TrainConfig, absolute_paths, stem
+from training.config import OptimConfig, TrainConfig, absolute_paths, stem
 from training.device import describe, pick_device
 from training.encoder import Encoder
 from training.evaluate import images_at_once, metrics
@@ -33,6 +33,7 @@ from training.provenance import versions
 from training.setup import Prepared, kept_images, read_splits
 from training.splits import Dataset
 from training.subsets import class_counts
+from training.unseen import check_pictures
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def probe(config: ProbeConfig) -> Run:
     encoder, source = open_frozen(config.encoder.expanduser(), config.data)
     device = pick_device(config.device)
     encoder = encoder.to(device)
-    dataset, prepared = _read(config.data, source, device, progress)
+    dataset, prepared = _read(config, source, device, progress)
     features = _features(encoder, prepared, source)
     progress.say(
         f"features of {sum(prepared.counts):,} images, {encoder.num_features} each, in {watch.seconds:.1f} s"
@@ -78,11 +79,18 @@ def probe(config: ProbeConfig) -> Run:
 
 
 def _read(
-    config: DataConfig, source: Run[Any], device: torch.device, progress: Progress
+    config: ProbeConfig, source: Run[Any], device: torch.device, progress: Progress
 ) -> tuple[Dataset, Prepared]:
-    """The data, at the size and by the resize rule that the encoder was trained with."""
-    dataset = data.load(config)
-    return dataset, read_splits(dataset, source.problem.image, config, device, progress)
+    """The data, at the size and by the resize rule that the encoder was trained with.
+
+    Raises:
+        ConfigError: the encoder has learnt labels of what is held out of it.
+    """
+    dataset = data.load(config.data)
+    prepared = read_splits(dataset, source.problem.image, config.data, device, progress)
+    named, splits = str(config.encoder), prepared.held_out_first
+    check_pictures(source, config.data, dataset.classes, splits, named)
+    return dataset, prepared
 
 
 def _features(encoder: Encoder, prepared: Prepared, source: Run[Any]) -> Features:

@@ -25,6 +25,7 @@ from training.statistics import channel_statistics, check_colours, evenly_spaced
 from training.subsets import describe
 from training.teacher import AVERAGE, check_problem, open_teacher
 from training.transformations import check_image_size, transformation_set
+from training.unseen import check_pictures, check_split
 
 KEPT_IMAGES = 64  # validation images that stay with a run
 
@@ -42,6 +43,11 @@ class Prepared:
     def counts(self) -> tuple[int, ...]:
         """Images to train on, to validate, to test."""
         return (len(self.train), len(self.val), len(self.test))
+
+    @property
+    def held_out_first(self) -> tuple[Batches, Batches, Batches]:
+        """Every split, in the order in which a run's own validation pictures are looked for."""
+        return (self.val, self.test, self.train)
 
 
 def start_run(
@@ -67,7 +73,14 @@ def start_run(
     start = read_start(config, (spec.height, spec.width))
     if start is not None:
         progress.say(start.describe((spec.height, spec.width)))
+    weights_of = None if start is None else start.run
+    sources = {f"--teacher {config.teacher}": teacher, f"--weights {config.weights}": weights_of}
+    runs = {named: run for named, run in sources.items() if run is not None}
+    for named, run in runs.items():
+        check_split(run, config.data, named)
     prepared = read_splits(dataset, spec, config.data, device, progress)
+    for named, run in runs.items():
+        check_pictures(run, config.data, dataset.classes, prepared.held_out_first, named)
     check_shares(min(config.batch_size, len(prepared.train)), config.devices or 1)
     prepared = dataclasses.replace(prepared, start=start)
     check_colours(prepared.train, transformations, progress)

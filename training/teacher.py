@@ -7,7 +7,6 @@ aggregated, where it has a joint head. Beyer et al. 2022: a good teacher is pati
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +14,16 @@ from torch import Tensor, nn
 from serving.images import ImageSpec
 from training import checkpoint
 from training.checkpoint import Run
-from training.config import DataConfig, TrainConfig
+from training.config import TrainConfig
 from training.errors import ConfigError
 from training.evaluate import MODES
 from training.joint import logits_under
 from training.network import Network
 from training.objectives import objective
 from training.transformations import transformation_set, transformed_copies
+from training.unseen import check_complete
 
 AVERAGE = "ema"  # --teacher ema: the average of the student's own weights
-# settings of the data that decide which images are held out
-SPLIT = ("split_seed", "val_fraction", "test_fraction")
 
 
 class Teacher(nn.Module):
@@ -60,13 +58,14 @@ def open_teacher(folder: Path, config: TrainConfig) -> Run:
     """The run in a folder, if a run with these settings may learn from it.
 
     Raises:
-        ConfigError: it is unfinished, or the images that it learnt from are held out here.
+        ConfigError: it is unfinished, or knows fewer copies than it is to be asked about.
         CheckpointError: there is no run in the folder.
     """
     run = checkpoint.open_run(folder)
-    check_source(run, config.data, f"--teacher {folder}")
+    named = f"--teacher {folder}"
+    check_complete(run, named)
     if config.teacher_copies is not None:
-        check_copies(config.teacher_copies, run.config, f"--teacher {folder}")
+        check_copies(config.teacher_copies, run.config, named)
     return run
 
 
@@ -85,32 +84,6 @@ def check_copies(copies: int, teacher: TrainConfig, named: str) -> None:
             if known > 1
             else f"--teacher-copies is for teachers with joint labels; {named} is of {teacher.objective}"
         )
-
-
-def check_source(run: Run[Any], data: DataConfig, named: str) -> None:
-    """Refuse a run that is not finished, or that has learnt from the labels of what is held out of this data.
-
-    named: what the message calls the run.
-
-    Raises:
-        ConfigError: it is, or has.
-    """
-    if not run.complete:
-        command = checkpoint.resume_command(run.folder, checkpoint.made_by(run.folder))
-        raise ConfigError(f"{named}: the run is not complete; go on with `{command}`")
-    for name in SPLIT if labels_seen(run, data) else ():
-        theirs, ours = getattr(run.config.data, name), getattr(data, name)
-        if theirs != ours:
-            raise ConfigError(
-                f"{named} was trained with --{name.replace('_', '-')} {theirs}, not {ours}: "
-                "it has seen images that are held out here; give the same split"
-            )
-
-
-def labels_seen(run: Run[Any], data: DataConfig) -> bool:
-    """Whether a run has learnt from labels of this data, by the name of the data."""
-    by_labels = isinstance(run.config, TrainConfig) or run.config.method == "supervised"
-    return by_labels and Path(run.config.data.data).name == Path(data.data).name
 
 
 def check_problem(teacher: Run, classes: tuple[str, ...], image: ImageSpec) -> None:
