@@ -42,6 +42,8 @@ class Terms:
     sum_copies: sum the M copies' losses instead of averaging them.
     weights: (N,) float, of the classes in every cross-entropy; None: all the same.
     margins: (N,) float, taken off the true class's logit in every cross-entropy (LDAM); None: none.
+    mean_weight: scalar, the mean of Σ_i w_i t_bi over a batch of which these may be a part: what the cross-entropies
+        of all parts are divided by, so that their mean is that of the batch. None: these are all of it.
     """
 
     beta: float = 1.0
@@ -49,6 +51,7 @@ class Terms:
     sum_copies: bool = False
     weights: Tensor | None = None
     margins: Tensor | None = None
+    mean_weight: Tensor | None = None
 
 
 PLAIN = Terms()
@@ -57,13 +60,17 @@ PLAIN = Terms()
 def cross_entropy(logits: Tensor, targets: Tensor, *, terms: Terms = PLAIN) -> Tensor:
     """-Σ_bi w_i t_bi log σ(s_b - Δ ∘ t_b)_i / Σ_bi w_i t_bi, weights w, margins Δ. Returns a scalar.
 
-    logits, targets: (B, ..., N), or joint ones: (B, M, N * M), whose labels take their class's weight and margin.
+    logits, targets: (B, ..., N), or joint ones: (B, M, N * M), whose labels take their class's weight and margin. The
+    divisor is the batch's where terms.mean_weight tells it.
     """
     if terms.margins is not None:
         logits = logits - _per_label(terms.margins, logits) * targets
     if terms.weights is not None:
         targets = _per_label(terms.weights, logits) * targets
-    return -(targets * logits.log_softmax(-1)).sum() / targets.sum()
+    divisor = targets.sum()
+    if terms.mean_weight is not None:
+        divisor = terms.mean_weight * (targets.numel() // targets.shape[-1])
+    return -(targets * logits.log_softmax(-1)).sum() / divisor
 
 
 def smoothed(targets: Tensor, share: float) -> Tensor:

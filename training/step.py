@@ -132,6 +132,8 @@ def train_step(
         step_seed(config.seed, step, "network" if team.first else f"network {team.rank}")
     )
     images, targets = augmented(learner, images, labels, generator)
+    weights = learner.balance.weights_at(step, total_steps)
+    mean_weight = None if weights is None else (targets @ weights).mean()  # of every process's rows
     images, targets = team.share(images), team.share(targets)
     logits = learner.module(images)
     if learner.teacher is not None:
@@ -146,8 +148,9 @@ def train_step(
         config.loss.beta,
         config.loss.temperature,
         config.loss.large_loss,
-        weights=learner.balance.weights_at(step, total_steps),
+        weights=weights,
         margins=learner.balance.margins,
+        mean_weight=mean_weight,
     )
     loss = objective(config.objective).loss(logits, targets, terms)
     optim.set_learning_rate(learner.optimizer, optim.learning_rate(step, total_steps, config.optim))

@@ -17,7 +17,7 @@ from tests.training.runs import rows, settings
 from training import devices
 from training.backbones import build_backbone
 from training.classify import train
-from training.config import AugmentConfig, TrainConfig
+from training.config import AugmentConfig, LossConfig, TrainConfig
 from training.devices import ALONE, Team
 from training.errors import ConfigError, DataError
 from training.interrupt import interruption
@@ -153,8 +153,9 @@ def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     config = settings(folder, backbone="timm/test_convnext")
     config = dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, image_size=32),
+        data=dataclasses.replace(config.data, image_size=32, imbalance=2.0),
         augment=AugmentConfig(mixup=0.4, cutmix=1.0),
+        loss=LossConfig(class_weights="balanced"),
         ema=0.9,
         teacher="ema",
         teacher_copies=2,

@@ -303,6 +303,18 @@ def test_cross_entropy_of_soft_targets_weights_and_margins_matches_the_loop(b: i
     assert found.item() == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("joint_labels", [False, True])
+def test_mean_over_the_parts_of_a_weighted_batch_is_that_of_the_batch(joint_labels: bool):
+    single, joint, _ = batch(6, 4, 3)
+    targets, weights = soft(6, 3), torch.tensor([0.2, 1.0, 5.0], dtype=torch.float64)
+    loss, given = (sla_loss, joint) if joint_labels else (baseline_loss, single)
+    whole = loss(given, targets, terms=Terms(weights=weights))
+    terms = Terms(weights=weights, mean_weight=(targets @ weights).mean())
+    parts = [loss(given[rows], targets[rows], terms=terms) for rows in (slice(0, 3), slice(3, 6))]
+    assert ((parts[0] + parts[1]) / 2).item() == pytest.approx(whole.item(), abs=1e-12)
+    assert abs(parts[0] - parts[1]) > 0.01
+
+
 @pytest.mark.parametrize(("b", "m", "n"), SIZES)
 def test_joint_labels_take_the_weight_and_the_margin_of_their_class(b: int, m: int, n: int):
     _, joint, _ = batch(b, m, n)
