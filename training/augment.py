@@ -88,5 +88,6 @@ def apply_cut_out(images: Tensor, drawn: CutOut, fill: Sequence[float]) -> Tenso
     hidden = ((rows >= 0) & (rows < drawn.size_px))[:, :, None] & (
         (columns >= 0) & (columns < drawn.size_px)
     )[:, None, :]  # (B, H, W)
-    colour = torch.tensor(fill, device=images.device).round().to(torch.uint8)  # (3,)
+    colour = torch.tensor(fill).round().to(torch.uint8)  # (3,)
+    colour = colour.to(images.device, non_blocking=True)
     return torch.where(hidden[..., None], colour, images)
