@@ -1,13 +1,12 @@
 """Where a model comes from, as its bundle's manifest says it: names no path of this machine."""
 
-import dataclasses
-from pathlib import Path
 from typing import Any
 
 from training import data
 from training.checkpoint import Run
-from training.config import DataConfig, TrainConfig
+from training.config import TrainConfig
 from training.config_json import to_dict
+from training.flags import without_paths
 from training.teacher import has_teacher, open_kept
 
 
@@ -20,18 +19,6 @@ def provenance(run: Run[Any]) -> dict[str, Any]:
         "pretrained_weights": run.problem.pretrained_weights,
         "teacher_pretrained_weights": learnt_from,
         "seed": run.config.seed,
-        "config": to_dict(_without_paths(run.config)),
+        "config": to_dict(without_paths(run.config)),
         "versions": run.problem.versions,
     }
-
-
-def _without_paths(config: Any) -> Any:
-    bare = dataclasses.replace(
-        config.data, data=data.bare_name(config.data.data), data_dir=DataConfig().data_dir
-    )
-    config = dataclasses.replace(config, data=bare, out=None)
-    if not isinstance(config, TrainConfig):
-        return config
-    weights = None if config.weights is None else Path(config.weights.name)
-    teacher = None if config.teacher is None else Path(config.teacher).name
-    return dataclasses.replace(config, weights=weights, teacher=teacher)

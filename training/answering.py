@@ -5,6 +5,7 @@ import torch
 from serving.images import ImageSpec
 from training import checkpoint
 from training.checkpoint import Run
+from training.config import TrainConfig
 from training.evaluate import MODES, Answering, images_at_once
 from training.network import Network
 from training.objectives import objective
@@ -23,11 +24,21 @@ def load_answering(run: Run, device: torch.device | None = None) -> Answering:
     """
     own = checkpoint.load_network(run)
     networks = dict.fromkeys(objective(run.config.objective).modes, own)
-    if has_teacher(run) and AGGREGATED not in networks:
+    if has_teacher(run) and by_teacher(run.config, AGGREGATED):
         kept = open_kept(run)
         if AGGREGATED in objective(kept.config.objective).modes:
             networks[AGGREGATED] = checkpoint.load_network(kept)
     return {mode: network.to(device) for mode, network in networks.items()}
+
+
+def by_teacher(config: TrainConfig, mode: str) -> bool:
+    """Whether it is the teacher that answers in a mode: `aggregated`, where the run's own network cannot."""
+    return mode == AGGREGATED and mode not in objective(config.objective).modes
+
+
+def called(config: TrainConfig, mode: str) -> str:
+    """A mode of a run, or of its bundle, as it is shown to people: with whose answer it is, if not the run's own."""
+    return f"{mode} (teacher)" if by_teacher(config, mode) else mode
 
 
 def passes(networks: Answering) -> dict[str, int]:

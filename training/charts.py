@@ -7,6 +7,7 @@ pages. Text stays text. pyplot and its global state are not used.
 import html
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ SERIES = ("#010205", "#010206", "#010207", "#010208")
 COLOURS = {INK: "currentColor", GRID: "var(--line)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)
 }
+LEGEND_LETTERS = 12  # in a line of a legend beside a chart
 MARKERS = "osD^"  # beside the colour, for those who do not see it
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -91,7 +93,7 @@ def accuracy_against_passes(name: str, label: str, answers: Sequence[Answer]) ->
                 answer.top1,
                 yerr=[[answer.top1 - answer.low], [answer.high - answer.top1]],
                 color=_colour(number), marker=MARKERS[number % len(MARKERS)], capsize=4,
-                linestyle="none", label=answer.mode,
+                linestyle="none", label=textwrap.fill(answer.mode, LEGEND_LETTERS),
             )  # fmt: skip
         axes.set_xticks(range(len(passes)), [str(number) for number in passes])
         axes.set_xlim(-0.6, len(passes) - 0.4)

@@ -44,12 +44,16 @@ class Copies:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Mistakes with their pictures. names: what each image is called; copies: None where there is no mistake."""
+    """Mistakes with their pictures. names: what each image is called; copies: None where there is no mistake.
+
+    by_teacher: whether the votes are those of the teacher of the network that made the mistakes.
+    """
 
     mistakes: list[Mistake]
     names: list[str]
     copies: Copies | None
     transformations: tuple[str, ...]
+    by_teacher: bool
 
 
 def worst_mistakes(probabilities: Tensor, labels: Tensor, count: int) -> list[Mistake]:

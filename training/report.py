@@ -10,7 +10,14 @@ from pathlib import Path
 import torch
 
 from training import checkpoint
-from training.answering import at_once, load_answering, passes, that_looks
+from training.answering import (
+    at_once,
+    by_teacher,
+    called,
+    load_answering,
+    passes,
+    that_looks,
+)
 from training.batches import Batches, prepare
 from training.checkpoint import Run
 from training.config import ReportConfig
@@ -110,6 +117,7 @@ def _measure(
         [_short_name(pictures, place) for place in places],
         copies_of(looking, batches, places, batch_size=batch_size),
         tuple(transformation.name for transformation in looking.transformations),
+        by_teacher=any(by_teacher(run.config, mode) for mode in networks),
     )
     return Measured(
         split=split,
@@ -117,6 +125,7 @@ def _measure(
         labels=labels,
         metrics={mode: metrics(answer, labels) for mode, answer in answers.items()},
         passes=passes(networks),
+        called={mode: called(run.config, mode) for mode in answers},
         gallery=gallery,
     )
 

@@ -35,7 +35,12 @@ def mistakes_section(gallery: Gallery, classes: Sequence[str], mode: str, split:
     ]
     voted = any(gallery.copies.votes)
     words = f"Where {mode} was most confident of a wrong class, on the {split} split, as the network saw the image."
-    if voted:
+    if voted and gallery.by_teacher:
+        words += (
+            " Below it, what the teacher votes of each transformed copy, given its own transformation; "
+            f"{mode} looks at no copies."
+        )
+    elif voted:
         words += " Below it, what each transformed copy votes, given its own transformation."
     body = f'<p>{words}</p>\n<div class="mistakes">\n{"".join(articles)}</div>'
     return section("mistakes", title, body)

@@ -14,28 +14,31 @@ from torch import Tensor
 from training import charts
 from training.checkpoint import Run
 from training.config import TrainConfig
-from training.config_json import to_dict
 from training.confusion import class_accuracies, confusion_matrix, most_confused
 from training.data import bare_name
 from training.evaluate import Metrics, confidence_bins
+from training.flags import flags
 from training.mistakes import Gallery
 from training.report_mistakes import mistakes_section
 from training.report_parts import figure, heat_map, interval, meter, percent, section, table
 
 MOST_IN_HEAT_MAP = 30  # classes; of more, the pairs that are confused most often are listed
 MOST_PAIRS = 20
-PRIVATE = ("data_dir", "out", "resume")  # paths of this machine
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run answers on a split. answers: {mode: (n, N)}, the default mode first; labels: (n,)."""
+    """What a run answers on a split. answers: {mode: (n, N)}, the default mode first; labels: (n,).
+
+    called: what each mode is called on the page.
+    """
 
     split: str
     answers: dict[str, Tensor]
     labels: Tensor
     metrics: dict[str, Metrics]
     passes: dict[str, int]
+    called: dict[str, str]
     gallery: Gallery
 
     @property
@@ -96,7 +99,7 @@ def _headline(found: Findings) -> str:
 
 
 def _settings(found: Findings) -> str:
-    given, default = _flat(found.run.config), _flat(TrainConfig())
+    given, default = flags(found.run.config), flags(TrainConfig())
     changed = [f"{key} = {value}" for key, value in given.items() if value != default[key]]
     rows = [(escape(key), escape(value)) for key, value in _facts(found).items()]
     codes = ", ".join(f"<code>{escape(setting)}</code>" for setting in changed)
@@ -125,15 +128,6 @@ def _facts(found: Findings) -> dict[str, str]:
         "measured": measured,
         "versions": ", ".join(f"{name} {version}" for name, version in problem.versions.items()),
     }
-
-
-def _flat(config: TrainConfig) -> dict[str, str]:
-    """The settings by the names of their flags, less the paths of this machine."""
-    values: dict[str, Any] = to_dict(config)
-    data = values.pop("data")
-    optim = {f"optim.{key}": value for key, value in values.pop("optim").items()}
-    flat = data | {"data": bare_name(data["data"])} | values | optim
-    return {k.replace("_", "-"): str(v) for k, v in flat.items() if k not in PRIVATE}
 
 
 def _curves(history: Sequence[Mapping[str, float]]) -> str:
@@ -167,10 +161,10 @@ def _modes(measured: Measured) -> str:
     rows, answers = [], []
     for mode, values in measured.metrics.items():
         passes, (low, high) = measured.passes[mode], values.top1_interval
-        cells = [mode, str(passes), percent(values.top1), interval(low, high)]
+        cells = [measured.called[mode], str(passes), percent(values.top1), interval(low, high)]
         cells += [] if values.top5 is None else [percent(values.top5)]
         rows.append([*cells, f"{values.nll:.4f}", f"{values.ece:.4f}"])
-        answers.append(charts.Answer(mode, passes, values.top1, low, high))
+        answers.append(charts.Answer(measured.called[mode], passes, values.top1, low, high))
     n = len(measured.labels)
     caption = f"{n:,} images of the {measured.split} split; intervals after Wilson (1927)"
     said = "; ".join(f"{a.mode}, {a.forward_passes} passes: {percent(a.top1)}" for a in answers)
@@ -186,7 +180,7 @@ def _calibration(measured: Measured) -> str:
     figures = []
     for mode, answers in measured.answers.items():
         bins = confidence_bins(answers, measured.labels)
-        title = f"{mode}, ECE {measured.metrics[mode].ece:.4f}"
+        title = f"{measured.called[mode]}, ECE {measured.metrics[mode].ece:.4f}"
         drawn = charts.reliability(
             f"reliability-{mode}",
             f"Reliability diagram of {title}",
@@ -223,7 +217,7 @@ def _confusion(measured: Measured, classes: Sequence[str]) -> str:
 
 
 def _per_class(measured: Measured, classes: Sequence[str]) -> str:
-    modes = list(measured.answers)
+    modes = [measured.called[mode] for mode in measured.answers]
     matrices = [confusion_matrix(answers, measured.labels) for answers in measured.answers.values()]
     shares = list(
         zip(*(class_accuracies(matrix) for matrix in matrices), strict=True)

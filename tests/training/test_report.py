@@ -16,7 +16,7 @@ from tests.training.runs import interrupt_after, settings
 from training import report_page
 from training.checkpoint import Run, open_run
 from training.classify import train
-from training.config import ReportConfig
+from training.config import AugmentConfig, ReportConfig
 from training.confusion import confusion_matrix
 from training.errors import CheckpointError, ConfigError, DataError
 from training.report import report
@@ -130,6 +130,68 @@ def test_numbers_are_those_of_the_run(runs: dict[str, Run], tmp_path: Path):
     assert "20 images of the test split" in text
     assert run.problem.versions["torch"] in text
     assert run.result()["hardware"] in text
+
+
+@pytest.fixture(scope="module")
+def folded(runs: dict[str, Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that learnt what another one says. Not to be changed."""
+    folder = tmp_path_factory.mktemp("folded")
+    hostile_data(folder)
+    augment = AugmentConfig(cutmix=1.0)
+    teacher = str(runs["sla"].folder)
+    return train(settings(folder, objective="distill", epochs=1, teacher=teacher, augment=augment))
+
+
+@pytest.fixture(scope="module")
+def tuned(runs: dict[str, Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that began with another one's weights. Not to be changed."""
+    folder = tmp_path_factory.mktemp("tuned")
+    hostile_data(folder)
+    weights = runs["sla"].folder
+    return train(settings(folder, objective="baseline", epochs=1, weights=weights))
+
+
+@pytest.mark.parametrize("kind", ["folded", "tuned"])
+def test_page_names_no_folder_of_the_machine(
+    kind: str,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+):
+    run: Run = request.getfixturevalue(kind)
+    found = Page(report(ReportConfig(run.folder, out=tmp_path / "page.html")))
+    assert str(tmp_path_factory.getbasetemp()) not in found.source
+    assert not re.search(r"(^|[^\w.])/\w+/", found.text)
+    assert {"folded": "teacher = run", "tuned": "weights = run"}[kind] in found.text
+
+
+def test_changed_settings_are_named_by_their_flags(folded: Run, tmp_path: Path):
+    found = Page(report(ReportConfig(folded.folder, out=tmp_path / "page.html")))
+    row = re.search(r"changed settings</th><td>(.*?)</td>", found.source)
+    assert row is not None
+    changed = re.findall("<code>(.*?)</code>", row[1])
+    assert {"cutmix = 1", "optim.lr = 0.05", "objective = distill"} <= set(changed)
+    assert not [setting for setting in changed if setting.startswith(("mixup", "flip", "beta"))]
+    assert '<th scope="row">crop-padding</th><td><code>0.125</code>' in found.source
+    assert "{" not in "".join(re.findall("<code>(.*?)</code>", found.source))
+
+
+def test_a_folded_runs_page_says_that_its_teacher_votes(
+    folded: Run, runs: dict[str, Run], tmp_path: Path
+):
+    found = Page(report(ReportConfig(folded.folder, out=tmp_path / "page.html")))
+    assert "what the teacher votes of each transformed copy" in found.text
+    assert "distilled looks at no copies" in found.text
+    # the table of the modes, the chart's legend in two lines, the diagram's caption, the table of the classes
+    words = " ".join(found.text.split())
+    assert words.count("aggregated (teacher)") == words.count("aggregated") == 4
+    said = re.search(r'aria-label="Top-1 by forward passes\.(.*?)"', found.source)
+    assert said is not None
+    assert "aggregated (teacher), 4 passes" in said[1]
+    own = Page(report(ReportConfig(runs["sla-sd"].folder, out=tmp_path / "own.html")))
+    assert "what each transformed copy votes" in own.text
+    assert "teacher votes" not in own.text
+    assert "(teacher)" not in own.source
 
 
 def test_page_lies_in_the_run_which_stays_one(runs: dict[str, Run], tmp_path: Path):
