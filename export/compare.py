@@ -2,37 +2,38 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from training.answering import called
 from training.config import TrainConfig
-from training.config_json import to_dict
 from training.data import bare_name
 
-# settings that decide where and when a run is made, not what it is; the seed is what the mean is over
-NO_PART_OF_A_ROW = ("seed", "out", "resume", "device")
-OF_DATA = ("data_dir", "workers", "resident_gib")
 METRICS = ("top1", "top5", "nll", "ece")
 
-Entry = tuple[TrainConfig, dict[str, Any]]  # the settings of a run, and what was measured of it
+
+@dataclass(frozen=True)
+class Entry:
+    """A run or a bundle in the table. lineage: what makes its row, by flag (lineage.py); result: what was measured."""
+
+    config: TrainConfig
+    lineage: Mapping[str, str]
+    result: dict[str, Any]
 
 
 def comparison(entries: Sequence[Entry]) -> dict[str, Any]:
     """The table and what it was made from. entries: measured on the same split, of the same classes."""
-    groups: dict[tuple[tuple[str, str], ...], list[Entry]] = {}
-    for config, result in entries:
-        groups.setdefault(tuple(_settings(config, result).items()), []).append((config, result))
-    names = _row_names([dict(key) for key in groups])
     table = [
         {"row": name, "mode": mode} | _row(group, mode)
-        for name, group in zip(names, groups.values(), strict=True)
+        for name, group in _rows(entries)
         for mode in _modes_of_all(group)
     ]
-    first = entries[0][1]
+    first = entries[0].result
     return {
         "split": first["split"],
         "classes": first["classes"],
         "table": table,
-        "runs": [{"seed": config.seed} | result for config, result in entries],
+        "runs": [{"seed": entry.config.seed} | entry.result for entry in entries],
     }
 
 
@@ -42,9 +43,12 @@ def mean_and_sd(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(values), "sd": spread}
 
 
-def lines(result: Mapping[str, Any]) -> list[str]:
-    """The table as it is printed."""
-    table = result["table"]
+def lines(entries: Sequence[Entry]) -> list[str]:
+    """The table as it is printed, with the modes that a teacher answers in marked."""
+    result, rows = comparison(entries), dict(_rows(entries))
+    table = [
+        row | {"mode": called(rows[row["row"]][0].config, row["mode"])} for row in result["table"]
+    ]
     header = ["trained as", "mode", "passes", "runs", "top-1 %", "top-5 %", "NLL", "ECE"]
     cells = [header, *(_cells(row) for row in table)]
     if all(row["top5"] is None for row in table):
@@ -56,13 +60,19 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     return [about, *(("  " + "  ".join(row)).rstrip() for row in padded)]
 
 
-def _settings(config: TrainConfig, result: Mapping[str, Any]) -> dict[str, str]:
-    """The settings that make a row, flat, as text; and whether a run or a bundle was measured."""
-    values = to_dict(config)
-    flat = {key: value for key, value in values.items() if key not in NO_PART_OF_A_ROW}
-    flat |= {key: value for key, value in flat.pop("data").items() if key not in OF_DATA}
-    flat |= {f"optim.{key}": value for key, value in flat.pop("optim").items()}
-    return {"engine": result["engine"]} | {key: str(value) for key, value in flat.items()}
+def _rows(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
+    """The name of each row, and its entries."""
+    groups: dict[tuple[tuple[str, str], ...], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(tuple(_settings(entry).items()), []).append(entry)
+    names = _row_names([dict(key) for key in groups])
+    return list(zip(names, groups.values(), strict=True))
+
+
+def _settings(entry: Entry) -> dict[str, str]:
+    """What makes a row: whether a run or a bundle was measured, its lineage, and where its data lies."""
+    engine = {"engine": entry.result["engine"]}
+    return {**engine, **entry.lineage, "data": entry.config.data.data}
 
 
 def _row_names(groups: Sequence[dict[str, str]]) -> list[str]:
@@ -72,12 +82,12 @@ def _row_names(groups: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _named(groups: Sequence[dict[str, str]]) -> list[str]:
-    others = [
-        key for key in groups[0] if key != "objective" and len({group[key] for group in groups}) > 1
-    ]
+    """By the objective, and the flags that differ between those that have them (not all have a teacher's)."""
+    flags = dict.fromkeys(flag for group in groups for flag in group if flag != "objective")
+    others = [flag for flag in flags if len({g[flag] for g in groups if flag in g}) > 1]
     return [
         ", ".join(
-            [group["objective"], *(f"{key.replace('_', '-')} {group[key]}" for key in others)]
+            [group["objective"], *(f"{flag} {group[flag]}" for flag in others if flag in group)]
         )
         for group in groups
     ]
@@ -85,15 +95,15 @@ def _named(groups: Sequence[dict[str, str]]) -> list[str]:
 
 def _modes_of_all(group: Sequence[Entry]) -> list[str]:
     """The modes that every one of the group has: a bundle from before `auto` lacks that one."""
-    first, *others = [result["modes"] for _, result in group]
+    first, *others = [entry.result["modes"] for entry in group]
     return [mode for mode in first if all(mode in other for other in others)]
 
 
 def _row(group: Sequence[Entry], mode: str) -> dict[str, Any]:
-    measured = [result["modes"][mode] for _, result in group]
+    measured = [entry.result["modes"][mode] for entry in group]
     row: dict[str, Any] = {
         "runs": len(group),
-        "seeds": [config.seed for config, _ in group],
+        "seeds": [entry.config.seed for entry in group],
         "n": measured[0]["n"],
         "forward_passes": statistics.fmean(one["forward_passes"] for one in measured),
     }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export import compare, describe, threshold, verify
+from export import compare, describe, lineage, threshold, verify
 from export.config import EvaluateConfig
 from export.errors import ExportError
 from serving import bundle as contract
@@ -89,11 +89,11 @@ def run(settings: EvaluateConfig) -> dict[str, Any]:
             raise ExportError(
                 f"--curve is of bundles with the mode auto; {settings.paths[0]} has none"
             )
-        lines = describe.lines(result, per_class=settings.per_class, curve=settings.curve)
+        config, per_class = subjects[0].config, settings.per_class
+        lines = describe.lines(result, config, per_class=per_class, curve=settings.curve)
     else:
-        entries = list(zip((s.config for s in subjects), measured, strict=True))
-        result = compare.comparison(entries)
-        lines = compare.lines(result)
+        entries = [_entry(s, values) for s, values in zip(subjects, measured, strict=True)]
+        result, lines = compare.comparison(entries), compare.lines(entries)
     for line in lines:
         progress.say(line)
     progress.say(f"in {watch.seconds:.1f} s")
@@ -173,6 +173,15 @@ def _measure(
     if given.curve is not None:
         result["curve"] = [dataclasses.asdict(point) for point in given.curve.shown(CURVE_POINTS)]
     return result
+
+
+def _entry(subject: Subject, measured: dict[str, Any]) -> compare.Entry:
+    """What was measured of one, as it goes into the table of several."""
+    config, found = subject.config, subject.found
+    if isinstance(found, Run):
+        return compare.Entry(config, lineage.of_run(found), measured)
+    weights = found.manifest.provenance.get("pretrained_weights")
+    return compare.Entry(config, lineage.of_config(config, weights), measured)
 
 
 def _mode(answer: Tensor, labels: Tensor, passes: float, classes: Sequence[str]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def defaults_of(config: TrainConfig) -> TrainConfig:
     Raises:
         CheckpointError: they are of a run that is damaged.
     """
-    source = None if config.weights is None else _source(config.weights.expanduser())
+    source = None if config.weights is None else run_named_by(config.weights.expanduser())
     if source is None or config.resume is not None:
         return TrainConfig()
     run = checkpoint.open_any(source[0])
@@ -107,13 +107,13 @@ def read_start(config: TrainConfig, image_size: tuple[int, int]) -> Start | None
     if config.weights is None:
         return None
     path = config.weights.expanduser()
-    source = _source(path)
+    source = run_named_by(path)
     if source is None:
         return _of_file(config.backbone, path, image_size)
     return _of_run(config.backbone, *source, image_size)
 
 
-def _source(path: Path) -> tuple[Path, str] | None:
+def run_named_by(path: Path) -> tuple[Path, str] | None:
     """(the run, which of its checkpoints) that a path names: a folder, or weights within a run. None: a file."""
     if path.is_dir():
         return path, "best"

@@ -67,6 +67,33 @@ def test_each_graph_says_what_its_own_network_says(bundle: Path, folded: Run, te
         assert abs(predictor.predict(images.numpy(), mode) - expected).max() < 1e-5
 
 
+def test_printed_answers_of_the_teacher_are_marked(
+    bundle: Path, folded: Run, teacher: Run, capsys: pytest.CaptureFixture[str]
+):
+    data = folded.config.data.data
+    for paths in ((folded.folder,), (bundle,), (folded.folder, bundle)):
+        evaluate(EvaluateConfig(paths, data=data, per_class=len(paths) == 1))
+        printed = capsys.readouterr().out
+        assert printed.count("aggregated (teacher)") == 2  # in both tables, or in both rows
+        assert printed.count("aggregated") == 2
+    evaluate(EvaluateConfig((teacher.folder,)))
+    assert "(teacher)" not in capsys.readouterr().out
+
+
+def test_rows_know_a_runs_teacher_by_its_settings_and_a_bundles_by_its_name(
+    bundle: Path, folded: Run
+):
+    paths = (folded.folder, bundle)
+    table = evaluate(EvaluateConfig(paths, data=folded.config.data.data))["table"]
+    assert [(row["row"], row["mode"]) for row in table] == [
+        ("distill, engine torch, teacher sla", "distilled"),
+        ("distill, engine torch, teacher sla", "aggregated"),
+        ("distill, engine onnxruntime, teacher run", "distilled"),
+        ("distill, engine onnxruntime, teacher run", "aggregated"),
+        ("distill, engine onnxruntime, teacher run", "auto"),
+    ]
+
+
 def test_folded_run_and_its_bundle_are_worth_the_same(bundle: Path, folded: Run, teacher: Run):
     of_run = evaluate(EvaluateConfig((folded.folder,)))["modes"]
     of_bundle = evaluate(EvaluateConfig((bundle,), data=folded.config.data.data))["modes"]
