@@ -57,7 +57,8 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser. The defaults are the SLA paper's but for the schedule, which ends at zero."""
+    """The optimiser. Learning rate, momentum and batch size of SGD are the SLA paper's; Nesterov, the weight decay, the
+    warm-up and the schedule, which ends at zero, are not."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     """sgd (with momentum) or adamw."""
