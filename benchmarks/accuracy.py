@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +24,11 @@ from scipy import stats
 
 from benchmarks.experiments import EXPERIMENTS, Comparison, Experiment
 from training.checkpoint import Run
+from training.checksums import SUMS
 from training.classify import train
 from training.config import TrainConfig
 from training.config_json import to_dict
+from training.json_files import write_json
 
 Entry = dict[str, Any]  # the result of one (row, seed)
 
@@ -101,7 +104,7 @@ def run(name: str, row: str, seed: int, place: Place) -> Run | None:
     """A run: made, continued, or taken as it is; its teacher's first. None if training was interrupted."""
     experiment = EXPERIMENTS[name]
     out = folder(name, row, seed, place)
-    if (out / "SHA256SUMS").exists():
+    if begun(out):
         finished = train(placed(TrainConfig(resume=out), place))
         return finished if finished.complete else None
     config = placed(dataclasses.replace(experiment.rows[row], seed=seed, out=out), place)
@@ -112,6 +115,15 @@ def run(name: str, row: str, seed: int, place: Place) -> Run | None:
         config = dataclasses.replace(config, teacher=str(teacher.folder))
     finished = train(config)
     return finished if finished.complete else None
+
+
+def begun(out: Path) -> bool:
+    """Whether there is a run to go on with. A folder that was left before it was one is removed."""
+    if (out / SUMS).exists():
+        return True
+    if out.exists():
+        shutil.rmtree(out)
+    return False
 
 
 def placed(config: TrainConfig, place: Place) -> TrainConfig:
@@ -156,7 +168,7 @@ def add(name: str, entry: Entry, place: Place) -> None:
             "comparisons": compare(experiment.comparisons, runs),
             "runs": runs,
         }
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(path, content)
 
 
 def unchanged(content: dict[str, Any], configs: dict[str, Any]) -> list[Entry]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.accuracy import alone, interval, unchanged
+from benchmarks.accuracy import alone, begun, interval, unchanged
 from training.awareness import measure
 from training.checkpoint import Run
 from training.config import DataConfig, OptimConfig
@@ -164,7 +164,7 @@ def pretrained(name: str, row: str, seed: int, place: Place) -> Run[PretrainConf
     digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
     out = place.runs / f"{config.method}-{digest}-seed{seed}"
     where = f"folder:{place.data / PRETRAINED_ON}"
-    if (out / "SHA256SUMS").exists():
+    if begun(out):
         return pretrain(PretrainConfig(resume=out, data=DataConfig(data=where)))
     data = dataclasses.replace(config.data, data=where)
     return pretrain(dataclasses.replace(config, data=data, seed=seed, out=out))

@@ -21,6 +21,7 @@ from serving.images import ImageSpec
 from training.checkpoint import Run
 from training.device import describe, pick_device
 from training.devices import Team
+from training.json_files import write_json
 from training.pretrain_config import PretrainConfig
 from training.pretrain_step import pretrain_step, set_up
 from training.provenance import versions
@@ -46,7 +47,7 @@ def main() -> None:
         "command": f"python -m benchmarks.augself_speed {settings.recipe}",
         **found,
     }
-    settings.out.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(settings.out, content)
     for method, row in found["methods"].items():
         low, high = row["ratio"]["quartiles"]
         print(f"{method}: {row['ratio']['median']:.3f} x the plain step ({low:.3f} to {high:.3f})")

@@ -31,6 +31,7 @@ from training.checkpoint import Run
 from training.config import DataConfig
 from training.device import cpu_name
 from training.evaluate import Answering, class_logits
+from training.json_files import write_json
 from training.progress import Progress
 from training.provenance import versions
 from training.splits import Split
@@ -106,7 +107,7 @@ def obtain(name: str, row: str, seed: int, place: Place) -> bool:
         entries = sorted(
             [*read(name, path), entry], key=lambda e: (ROWS.index(e["row"]), e["seed"])
         )
-        path.write_text(json.dumps(content(name, entries), indent=1) + "\n")
+        write_json(path, content(name, entries))
     return True
 
 

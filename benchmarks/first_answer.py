@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from training.device import cpu_name
+from training.json_files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "first_answer.json"
@@ -54,7 +55,7 @@ def main() -> None:
         "first_answer_s": round(first, 1),
         "second_start_s": round(second, 1),
     }
-    RESULT.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(RESULT, content)
     print(json.dumps(content, indent=1))
 
 

@@ -29,6 +29,7 @@ from serving import bundle, images
 from serving.images import ImageSpec
 from serving.limits import available_cpus
 from training.device import cpu_name
+from training.json_files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 TURNS, TIMES = 5, 1000  # of what is measured in one process, and how often in a turn
@@ -57,7 +58,7 @@ def main() -> None:
         "under_load_us": loaded,
         "in_one_process_us": pieces,
     }
-    settings.out.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(settings.out, content)
     print(json.dumps({"under load": loaded, "in one process": pieces}, indent=1))
 
 

@@ -39,6 +39,7 @@ from training.classify import train
 from training.config import DataConfig, TrainConfig
 from training.device import cpu_name
 from training.evaluate import Z_95, probabilities
+from training.json_files import write_json
 from training.provenance import versions
 from training.splits import Split
 
@@ -102,7 +103,7 @@ def save(content: Content) -> None:
         for at_least in ASKED
         if content["runs"]
     }
-    RESULT.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(RESULT, content)
     print(json.dumps({key: content[key] for key in ("speed", "accuracy")}, indent=1))
 
 

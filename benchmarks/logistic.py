@@ -8,7 +8,6 @@ which other programs count little, and the clock's. Writes benchmarks/results/lo
 
 import argparse
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from training.device import cpu_name
 from training.episodes import episodes
+from training.json_files import write_json
 from training.logistic import GRID, TOLERANCE, choose
 from training.provenance import versions
 
@@ -50,7 +50,7 @@ def main() -> None:
     torch.set_num_threads(settings.threads)
     result = measure(Size(), settings.turns)
     settings.out.parent.mkdir(exist_ok=True, parents=True)
-    settings.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(settings.out, result)
     for name, row in result["rows"].items():
         print(f"{name}: {row['processor_s']['median']:.1f} s of the processor")
 

@@ -21,6 +21,7 @@ from serving.images import ImageSpec
 from serving.limits import available_cpus, images_at_once
 from serving.modes import graphs_of
 from serving.predictor import Predictor
+from training.json_files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 STATUS = Path("/proc/self/status")
@@ -47,7 +48,7 @@ def main() -> None:
         "versions": {name: version(name) for name in ("onnxruntime-gpu", "numpy")},
         "bundles": found,
     }
-    settings.out.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(settings.out, content)
     for one in found:
         print(one["name"], *(f"{row['modes']}: {row}" for row in one["rows"]), sep="\n  ")
 

@@ -7,7 +7,6 @@ measures of every bundle. Writes benchmarks/results/precision.json.
 """
 
 import argparse
-import json
 import statistics
 import time
 from importlib import metadata
@@ -25,6 +24,7 @@ from export.graphs import shipped
 from serving.images import Pixels
 from training.checkpoint import build_network
 from training.device import cpu_name
+from training.json_files import write_json
 from training.provenance import versions
 
 MODE, BATCH, WARM_UP = "distilled", 8, 5
@@ -40,7 +40,7 @@ def main() -> None:
     settings = parser.parse_args()
     result = measure(settings.turns)
     settings.out.parent.mkdir(exist_ok=True, parents=True)
-    settings.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(settings.out, result)
     for name, row in result["rows"].items():
         print(
             f"{name}: {row['images_per_second']:,.0f} images/s, {row['ratio']['median']:.2f} x fp32"

@@ -30,6 +30,7 @@ from serving.limits import available_cpus
 from serving.manifest import AUTO
 from serving.modes import Answered, asked, graphs_of
 from training.device import cpu_name
+from training.json_files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 CONNECTIONS, BATCH = 16, 32
@@ -92,7 +93,7 @@ def main() -> None:
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is not installed (apt-get install wrk)")
     content = measure(settings.bundle, settings.rounds, settings.seconds, settings.rows)
-    settings.out.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(settings.out, content)
     for row in content["rows"]:
         print(
             f"{row['name']:<28} {row['images_per_s']:8,.0f} images/s  {row['ratio']:.2f} of onnxruntime "

@@ -8,7 +8,6 @@ steps is where there is a compiler. Writes benchmarks/results/training_speed.jso
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from training.checkpoint import Problem, Run, build_network
 from training.config import AugmentConfig, OptimConfig, TrainConfig
 from training.device import describe, pick_compile, pick_device
 from training.devices import Team
+from training.json_files import write_json
 from training.network import Network
 from training.provenance import versions
 from training.step import Learner, set_up, train_step
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "training_speed.json")
     settings = parser.parse_args()
     content = measure(pick_device(settings.device), settings.steps, settings.batch_size)
-    settings.out.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(settings.out, content)
     for name, loop in content["loops"].items():
         print(
             f"{name:<18} {1000 * loop['median_s']:9.1f} ms a step, {loop['images_per_s']:9,.0f} images/s"

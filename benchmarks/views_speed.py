@@ -23,6 +23,7 @@ from training.checkpoint import Run
 from training.config import DataConfig
 from training.device import describe, pick_device
 from training.devices import Team
+from training.json_files import write_json
 from training.pretrain_config import PretrainConfig
 from training.pretrain_step import set_up
 from training.provenance import versions
@@ -46,7 +47,7 @@ def main() -> None:
     found = measure(config, device, settings.turns)
     content = json.loads(settings.out.read_text()) if settings.out.is_file() else {}
     content[device.type] = {"command": "python -m benchmarks.views_speed", **found}
-    settings.out.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(settings.out, content)
     low, high = found["ratio"]["quartiles"]
     print(f"{found['ratio']['median']:.3f} x the forward pass ({low:.3f} to {high:.3f})")
 

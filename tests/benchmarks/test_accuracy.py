@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,6 +123,28 @@ def test_results_are_enough_to_go_on_elsewhere_and_a_changed_row_is_trained_agai
     assert not accuracy.found("toy", "fold", 0, "toy", elsewhere)  # its teacher is another now
 
 
+def test_results_are_whole_or_what_they_were_when_the_process_is_told_to_stop_as_it_writes(
+    toy: Place, monkeypatch: pytest.MonkeyPatch
+):
+    values = {"top1": 0.5, "nll": 1.0, "ece": 0.1, "n": 10, "forward_passes": 1}
+    of = {"row": "sla", "seconds": 1.0, "test": {"single": values}, "val": {"single": values}}
+    accuracy.add("toy", of | {"seed": 0}, toy)
+    before = accuracy.read("toy", toy)
+    write = Path.write_text
+
+    def stopped(path: Path, text: str, *rest: Any, **more: Any) -> None:
+        write(path, text[: len(text) // 2], *rest, **more)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", stopped)
+        with pytest.raises(SystemExit):
+            accuracy.add("toy", of | {"seed": 1}, toy)
+    assert accuracy.read("toy", toy) == before
+    accuracy.add("toy", of | {"seed": 1}, toy)
+    assert [e["seed"] for e in accuracy.read("toy", toy)["runs"]] == [0, 1]
+
+
 def test_row_of_the_same_settings_is_taken_from_another_experiment(
     toy: Place, monkeypatch: pytest.MonkeyPatch
 ):
@@ -139,6 +162,13 @@ def test_interrupted_run_is_gone_on_with(toy: Place, monkeypatch: pytest.MonkeyP
         interrupt_after(patch, 3)
         assert not accuracy.obtain("toy", "fold", 0, toy)
     assert accuracy.obtain("toy", "fold", 0, toy)
+
+
+def test_folder_that_was_left_before_it_was_a_run_does_not_stand_in_the_way(toy: Place):
+    out = accuracy.folder("toy", "sla", 0, toy)
+    out.mkdir(parents=True)
+    (out / "problem.json").touch()
+    assert accuracy.obtain("toy", "sla", 0, toy)
 
 
 def test_interrupted_run_is_gone_on_with_where_the_images_are_now(
