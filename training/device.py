@@ -56,6 +56,16 @@ def _has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
+def quickest_kernels(device: torch.device) -> None:
+    """On CUDA, have cuDNN try its kernels at every new shape and keep the quickest: a run's batches have one shape.
+
+    For the whole process. Not for pretraining: its blur sees another number of pictures at every step. Which kernel
+    wins may differ between two processes, and with it the order of sums.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+
+
 def describe(device: torch.device, count: int = 1) -> str:
     """The hardware in words, for logs and results. count: of the devices, or of the processes on a CPU."""
     if count > 1:

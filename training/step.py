@@ -18,7 +18,7 @@ from training.augment import crop_and_flip, cut_out
 from training.batches import step_seed
 from training.checkpoint import Problem, Run
 from training.config import AugmentConfig, TrainConfig
-from training.device import pick_precision, quiet_fabric
+from training.device import pick_precision, quickest_kernels, quiet_fabric
 from training.devices import ALONE, Team
 from training.imbalance import Balance, balance
 from training.network import COSINE_SCALE, Network
@@ -65,6 +65,7 @@ def set_up(run: Run, team: Team, start: Start | None = None) -> Learner:
     """
     config, problem = run.config, run.problem
     quiet_fabric()
+    quickest_kernels(team.device)
     torch.manual_seed(config.seed)
     network = checkpoint.build_network(config, problem)
     if start is not None:

@@ -1,7 +1,12 @@
+from pathlib import Path
+
 import pytest
 import torch
 
-from training import device
+from serving.images import ImageSpec
+from tests.training.runs import settings
+from training import device, step
+from training.checkpoint import Problem, Run
 from training.config import TrainConfig
 from training.device import (
     FEWEST_STEPS,
@@ -10,6 +15,7 @@ from training.device import (
     pick_device,
     pick_precision,
 )
+from training.devices import ALONE
 from training.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -68,3 +74,23 @@ def test_nothing_is_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch)
     assert not device.pick_compile(TrainConfig(), FEWEST_STEPS)
     with pytest.raises(ConfigError, match=r"--compile on needs a C\+\+ compiler"):
         device.pick_compile(TrainConfig(compile="on"), 1)
+
+
+def test_kernels_are_tried_out_for_cuda_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    device.quickest_kernels(CPU)
+    assert not torch.backends.cudnn.benchmark
+    device.quickest_kernels(torch.device("cuda"))
+    assert torch.backends.cudnn.benchmark
+
+
+def test_kernels_are_tried_out_for_the_device_of_a_classifier_that_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[torch.device] = []
+    monkeypatch.setattr(step, "quickest_kernels", asked.append)
+    problem = Problem(
+        ("a", "b"), ImageSpec(8, 8), (90.0,) * 3, (60.0,) * 3, 1, True, (40, 4, 20), {}
+    )
+    step.set_up(Run(tmp_path, settings(tmp_path), problem), ALONE)
+    assert asked == [ALONE.device]
