@@ -7,19 +7,22 @@ import json
 import re
 from pathlib import Path
 
+from benchmarks import tables_training
+from benchmarks.tables_gpu import GPU, GPU_NOT_RUN
 from benchmarks.tables_serving import SERVING
-from benchmarks.tables_training import NOT_RUN, TRAINING
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = (
     "README.md",
+    "benchmarks/README.md",
     "docs/augself.md",
     "docs/bundle.md",
     "docs/images.md",
     "docs/serving.md",
     "docs/sla.md",
 )
-TABLES = TRAINING | SERVING
+TABLES = tables_training.TRAINING | GPU | SERVING
+NOT_RUN = tables_training.NOT_RUN | GPU_NOT_RUN
 _TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 

@@ -1,12 +1,13 @@
 """The tables of what is trained: results in, Markdown out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.markdown import grid, section
 
 
-def _accuracy(results: dict[str, Any]) -> str:
+def accuracy(results: dict[str, Any], more: Sequence[str] = ()) -> str:
+    """Every row and mode of an experiment, the differences that are compared, and more lines, if there are any."""
     headings = ("trained as", "answered by", "forward passes", "top-1 %", "NLL", "ECE")
     rows = [
         (
@@ -14,17 +15,18 @@ def _accuracy(results: dict[str, Any]) -> str:
             f"`{row['mode']}`",
             str(row["forward_passes"]),
             _percent(row["top1"]),
-            _spread(row["nll"], ".3f"),
-            _spread(row["ece"], ".3f"),
-            _spread(row["seconds"], ".0f"),
+            spread(row["nll"], ".3f"),
+            spread(row["ece"], ".3f"),
+            spread(row["seconds"], ".0f"),
             str(row["seeds"]),
         )
         for row in results["table"]
     ]
     versions = results["runs"][0]["versions"]
     hardware = sorted({run["hardware"] for run in results["runs"]})
+    table = grid((*headings, "training, s", "seeds"), rows)
     return section(
-        [*grid((*headings, "training, s", "seeds"), rows), *_differences(results["comparisons"])],
+        [*table, *_differences(results["comparisons"]), *more],
         f"Mean ± standard deviation over the seeds, {results['table'][0]['images']:,} test images, one fixed "
         f"split. {'; '.join(hardware)}, torch {versions['torch']}, Python {versions['python']}. "
         f"Made by `{results['command']}`.",
@@ -39,7 +41,7 @@ def _folding(results: dict[str, Any]) -> str:
             f"`{row['mode']}`",
             str(row["forward_passes"]),
             _percent(row["top1"]),
-            _spread(row["nll"], ".3f"),
+            spread(row["nll"], ".3f"),
             str(row["seeds"]),
         )
         for row in results["validation"]
@@ -79,12 +81,12 @@ def _training_speed(results: dict[str, Any]) -> str:
             names[name],
             f"{loop['median_s']:.3f} ({loop['min_s']:.3f} to {loop['max_s']:.3f})",
             f"{loop['images_per_s']:.0f}",
-            f"{ours / loop['median_s']:.2f} x",
+            f"{loop['median_s'] / ours:.2f} x",
         )
         for name, loop in results["loops"].items()
     ]
     return section(
-        grid(("loop", "seconds a step", "images/s", "as fast as ours"), rows),
+        grid(("loop", "seconds a step", "images/s", "over viewfold's"), rows),
         f"{results['what']}, batch {results['batch_size']}; medians (and extremes) of {results['n']} steps each, taken "
         f"alternately. {results['hardware']}, torch {results['versions']['torch']}. Made by `{results['command']}`.",
     )
@@ -233,18 +235,19 @@ def _half_width(value: dict[str, Any]) -> str:
 
 def _percent(value: dict[str, Any]) -> str:
     percent = {key: None if number is None else 100 * number for key, number in value.items()}
-    return _spread(percent, ".2f")
+    return spread(percent, ".2f")
 
 
-def _spread(value: dict[str, Any], form: str) -> str:
+def spread(value: dict[str, Any], form: str) -> str:
+    """A mean, and its standard deviation where there is one."""
     if value["sd"] is None:  # of one seed
         return f"{value['mean']:{form}}"
     return f"{value['mean']:{form}} ± {value['sd']:{form}}"
 
 
 TRAINING: dict[str, Callable[[dict[str, Any]], str]] = {
-    "digits": _accuracy,
-    "cifar10-small": _accuracy,
+    "digits": accuracy,
+    "cifar10-small": accuracy,
     "folding": _folding,
     "training_speed": _training_speed,
     "augself_speed": _augself_speed,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,25 +64,29 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--steps", type=int, default=12, help="steps of each loop")
     parser.add_argument("--batch-size", type=int, default=CONFIG.batch_size)
+    parser.add_argument("--compile", choices=("auto", "off"), default="auto")
     parser.add_argument("--out", type=Path, default=RESULTS / "training_speed.json")
     settings = parser.parse_args()
-    content = measure(pick_device(settings.device), settings.steps, settings.batch_size)
+    config = replace(CONFIG, batch_size=settings.batch_size, compile=settings.compile)
+    content = measure(config, pick_device(settings.device), settings.steps)
     write_json(settings.out, content)
     for name, loop in content["loops"].items():
         print(
             f"{name:<18} {1000 * loop['median_s']:9.1f} ms a step, {loop['images_per_s']:9,.0f} images/s"
         )
+    if "loader" in content["ratio"]:
+        print(f"beside the usual loop (loader): {content['ratio']['loader']:.2f}x")
     print(f"RATIO {content['ratio']['resident']:.2f}x")
 
 
-def measure(device: torch.device, steps: int, batch_size: int) -> dict[str, Any]:
+def measure(config: TrainConfig, device: torch.device, steps: int) -> dict[str, Any]:
     """The seconds a step of every loop, alternately, after two steps each that do not count."""
     generator = torch.Generator().manual_seed(0)
+    batch_size = config.batch_size
     count = 4 * batch_size
     images = torch.randint(0, 256, (count, SIDE, SIDE, 3), generator=generator).to(torch.uint8)
     labels = torch.randint(CLASSES, (count,), generator=generator)
-    compiled: Literal["on", "off"] = "on" if pick_compile(CONFIG, STEPS) else "off"
-    config = replace(CONFIG, batch_size=batch_size, compile=compiled)
+    config = replace(config, compile="on" if pick_compile(config, STEPS) else "off")
     difference = loss_difference(config, images[:batch_size], labels[:batch_size])
     loops: dict[str, Step] = {
         "resident": resident(config, images.to(device), labels.to(device)),

@@ -1,6 +1,7 @@
 """What is measured of speed and of pictures, and the tables."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,35 @@ def test_training_speed_compares_the_same_arithmetic():
 
 @pytest.mark.slow
 def test_training_speed_measures_every_loop():
-    content = training_speed.measure(torch.device("cpu"), 1, 2)
+    content = training_speed.measure(
+        dataclasses.replace(training_speed.CONFIG, batch_size=2), torch.device("cpu"), 1
+    )
     assert content["ratio"].keys() == {"resident"}
     assert content["loops"]["ours"]["median_s"] > 0
+
+
+def test_ratio_to_the_usual_loop_is_printed_and_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    seconds = {"resident": 0.4, "loader": 1.2, "ours": 0.1}
+    about = {"what": "a network", "batch_size": 4, "n": 1, "hardware": "a GPU", "command": "c"}
+    content = {
+        **about,
+        "versions": {"torch": "2"},
+        "loops": {
+            name: {"median_s": s, "min_s": s, "max_s": s, "images_per_s": 4 / s}
+            for name, s in seconds.items()
+        },
+        "ratio": {"resident": 4.0, "loader": 12.0},
+    }
+    monkeypatch.setattr(training_speed, "measure", lambda *_: content)
+    monkeypatch.setattr("sys.argv", ["training_speed", "--out", str(tmp_path / "out.json")])
+    training_speed.main()
+    *_, usual, last = capsys.readouterr().out.splitlines()
+    assert usual == "beside the usual loop (loader): 12.00x"
+    assert last == "RATIO 4.00x"
+    found = tables.TABLES["training_speed-gpu"](json.loads((tmp_path / "out.json").read_text()))
+    assert "DataLoader and Pillow | 1.200 (1.200 to 1.200) | 3 | 12.00 x |" in found
 
 
 def test_text_outside_tables_is_left_alone():
