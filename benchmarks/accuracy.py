@@ -28,6 +28,7 @@ from training.checksums import SUMS
 from training.classify import train
 from training.config import TrainConfig
 from training.config_json import to_dict
+from training.device import has_compiler
 from training.json_files import write_json
 
 Entry = dict[str, Any]  # the result of one (row, seed)
@@ -82,7 +83,8 @@ def obtain(name: str, row: str, seed: int, place: Place) -> bool:
     finished = run(name, row, seed, place)
     if finished is None:
         return False
-    add(name, {"row": row, "seed": seed} | finished.result(), place)
+    about = {"row": row, "seed": seed, "compile": finished.config.compile}
+    add(name, about | finished.result(), place)
     return True
 
 
@@ -127,7 +129,9 @@ def begun(out: Path) -> bool:
 
 
 def placed(config: TrainConfig, place: Place) -> TrainConfig:
-    """The same, with the images where they are."""
+    """The same, with the images where they are, and compiled only where there is a compiler."""
+    if config.compile == "on" and not has_compiler():
+        config = dataclasses.replace(config, compile="off")
     if place.data is None:
         return config
     return dataclasses.replace(config, data=dataclasses.replace(config.data, data=place.data))

@@ -133,8 +133,7 @@ def main() -> None:
 
 def obtain(name: str, row: str, seed: int, place: Place) -> bool:
     """Have the result of a row and seed among the results. Returns False if pretraining was interrupted."""
-    content = read_results(name, place)
-    if any(e["row"] == row and e["seed"] == seed for e in content["runs"]):
+    if there(name, row, seed, place):
         return True
     run = pretrained(name, row, seed, place)
     if not run.complete:
@@ -155,6 +154,11 @@ def obtain(name: str, row: str, seed: int, place: Place) -> bool:
         place,
     )
     return True
+
+
+def there(name: str, row: str, seed: int, place: Place) -> bool:
+    """Whether the result of a row and seed is among the results."""
+    return any((e["row"], e["seed"]) == (row, seed) for e in read_results(name, place)["runs"])
 
 
 def pretrained(name: str, row: str, seed: int, place: Place) -> Run[PretrainConfig]:

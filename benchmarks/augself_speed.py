@@ -38,10 +38,17 @@ def main() -> None:
     parser.add_argument("recipe", choices=sorted(EXPERIMENTS), nargs="?", default="augself-small")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, help="default: the recipe's")
     parser.add_argument("--out", type=Path, default=RESULTS / "augself_speed.json")
     settings = parser.parse_args()
     device = pick_device(settings.device)
-    found = measure(EXPERIMENTS[settings.recipe].rows, device, settings.turns)
+    rows = EXPERIMENTS[settings.recipe].rows
+    if settings.batch_size is not None:
+        rows = {
+            row: dataclasses.replace(config, batch_size=settings.batch_size)
+            for row, config in rows.items()
+        }
+    found = measure(rows, device, settings.turns)
     content = json.loads(settings.out.read_text()) if settings.out.is_file() else {}
     content[f"{settings.recipe}, {device.type}"] = {
         "command": f"python -m benchmarks.augself_speed {settings.recipe}",

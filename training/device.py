@@ -40,7 +40,7 @@ def pick_compile(config: TrainConfig, steps: int) -> bool:
     Raises:
         ConfigError: it was asked for where there is no compiler.
     """
-    if config.compile == "on" and not _has_compiler():
+    if config.compile == "on" and not has_compiler():
         raise ConfigError(
             "--compile on needs a C++ compiler (g++ or clang++), and none is installed here"
         )
@@ -48,10 +48,10 @@ def pick_compile(config: TrainConfig, steps: int) -> bool:
         return config.compile == "on"
     own = not config.backbone.startswith("timm/")
     pays = own and (config.devices or 1) == 1 and steps >= FEWEST_STEPS
-    return pays and _has_compiler()
+    return pays and has_compiler()
 
 
-def _has_compiler() -> bool:
+def has_compiler() -> bool:
     """Whether there is what torch.compile writes its kernels for; Triton, for CUDA, needs one as well."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 

@@ -14,6 +14,7 @@ from benchmarks.accuracy import Place
 from benchmarks.experiments import EXPERIMENTS, Comparison, Experiment
 from tests.training.runs import interrupt_after, settings
 from training.checks import check_settings
+from training.config import TrainConfig
 from training.objectives import objective
 
 
@@ -188,3 +189,19 @@ def test_tiny_programme_trains_what_the_programme_trains():
             assert small.rows[row].objective == config.objective
             assert small.rows[row].augment == config.augment
             assert small.rows[row].epochs <= 2
+
+
+def test_row_that_wants_to_be_compiled_is_not_where_there_is_no_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    strong, place = EXPERIMENTS["cifar10-strong"].rows["sla"], Place(tmp_path, tmp_path)
+    for there, expected in ((True, "on"), (False, "off")):
+        monkeypatch.setattr(accuracy, "has_compiler", lambda there=there: there)
+        assert accuracy.placed(strong, place).compile == expected
+    assert accuracy.placed(TrainConfig(), place).compile == "auto"
+
+
+def test_result_says_whether_it_was_compiled(toy: Place):
+    accuracy.obtain("toy", "sla", 0, toy)
+    (entry,) = accuracy.read("toy", toy)["runs"]
+    assert entry["compile"] == "off"

@@ -60,7 +60,7 @@ def test_description_names_the_processor_and_its_threads():
 def test_short_runs_others_backbones_and_several_devices_are_not_compiled(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(device, "_has_compiler", lambda: True)
+    monkeypatch.setattr(device, "has_compiler", lambda: True)
     assert device.pick_compile(TrainConfig(), FEWEST_STEPS)
     assert not device.pick_compile(TrainConfig(), FEWEST_STEPS - 1)
     assert not device.pick_compile(TrainConfig(backbone="timm/resnet18"), FEWEST_STEPS)
@@ -70,7 +70,7 @@ def test_short_runs_others_backbones_and_several_devices_are_not_compiled(
 
 
 def test_nothing_is_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(device, "_has_compiler", lambda: False)
+    monkeypatch.setattr(device, "has_compiler", lambda: False)
     assert not device.pick_compile(TrainConfig(), FEWEST_STEPS)
     with pytest.raises(ConfigError, match=r"--compile on needs a C\+\+ compiler"):
         device.pick_compile(TrainConfig(compile="on"), 1)
