@@ -52,10 +52,11 @@ CIFAR10_SMALL = TrainConfig(
     batch_size=128,
 )
 
-# the SLA paper's recipe: 80,000 steps of 128 images
+# the SLA paper's recipe: 80,000 steps of 128 images. Pixels are normalised by the images' own mean and deviation, not
+# by a half of their range
 CIFAR10 = TrainConfig(
     data=DataConfig(data="cifar10"),
-    optim=OptimConfig(lr=0.1, weight_decay=1e-4, schedule="step", warmup=0.0),
+    optim=OptimConfig(lr=0.1, nesterov=False, weight_decay=1e-4, schedule="step", warmup=0.0),
     objective="sla-sd",
     transformations="rotation",
     backbone="resnet32",

@@ -9,7 +9,7 @@ from benchmarks.tables_training import TRAINING, accuracy, spread
 
 
 def _with_stages(results: dict[str, Any]) -> str:
-    return accuracy(results, _stages(results))
+    return accuracy(results, _stages(results), with_seconds=True)
 
 
 def _stages(results: dict[str, Any]) -> list[str]:

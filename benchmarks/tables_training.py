@@ -6,9 +6,15 @@ from typing import Any
 from benchmarks.markdown import grid, section
 
 
-def accuracy(results: dict[str, Any], more: Sequence[str] = ()) -> str:
-    """Every row and mode of an experiment, the differences that are compared, and more lines, if there are any."""
-    headings = ("trained as", "answered by", "forward passes", "top-1 %", "NLL", "ECE")
+def accuracy(
+    results: dict[str, Any], more: Sequence[str] = (), *, with_seconds: bool = False
+) -> str:
+    """Every row and mode of an experiment, the differences that are compared, and more lines, if there are any.
+
+    with_seconds: of training, which mean something only where nothing else ran.
+    """
+    seconds = ("training, s",) if with_seconds else ()
+    headings = ("trained as", "answered by", "forward passes", "top-1 %", "NLL", "ECE", *seconds)
     rows = [
         (
             row["row"],
@@ -17,14 +23,14 @@ def accuracy(results: dict[str, Any], more: Sequence[str] = ()) -> str:
             _percent(row["top1"]),
             spread(row["nll"], ".3f"),
             spread(row["ece"], ".3f"),
-            spread(row["seconds"], ".0f"),
+            *(spread(row["seconds"], ".0f") for _ in seconds),
             str(row["seeds"]),
         )
         for row in results["table"]
     ]
     versions = results["runs"][0]["versions"]
     hardware = sorted({run["hardware"] for run in results["runs"]})
-    table = grid((*headings, "training, s", "seeds"), rows)
+    table = grid((*headings, "seeds"), rows)
     return section(
         [*table, *_differences(results["comparisons"]), *more],
         f"Mean ± standard deviation over the seeds, {results['table'][0]['images']:,} test images, one fixed "

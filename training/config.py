@@ -57,8 +57,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser. Learning rate, momentum and batch size of SGD are the SLA paper's; Nesterov, the weight decay, the
-    warm-up and the schedule, which ends at zero, are not."""
+    """The optimiser. Learning rate, momentum and the schedule "step" of sgd are the SLA paper's, the rest is not."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     """sgd (with momentum) or adamw."""
