@@ -27,6 +27,7 @@ from training import device as devices
 from training.answering import at_once, load_answering, passes
 from training.batches import Batches, prepare
 from training.checkpoint import Run
+from training.checks import check_file
 from training.config import DataConfig, TrainConfig
 from training.config_json import from_dict
 from training.evaluate import Metrics, metrics, probabilities
@@ -72,8 +73,8 @@ def run(settings: EvaluateConfig) -> dict[str, Any]:
     """Print, and return, what a run or a bundle is worth on a split, or what several are.
 
     Raises:
-        ExportError: an unknown split, a path given twice, other classes, or no folder for --json.
-        TrainingError, BundleError: a run, a bundle or the data cannot be read.
+        ExportError: an unknown split, a path given twice, or other classes.
+        TrainingError, BundleError: a run, a bundle or the data cannot be read, or --json not be written.
     """
     _check(settings)
     progress, watch = Progress(), Stopwatch()
@@ -107,8 +108,7 @@ def _check(settings: EvaluateConfig) -> None:
         raise ExportError("viewfold evaluate takes a run folder or a bundle, or several of them")
     if settings.split not in SPLITS:
         raise ExportError(f"unknown split {settings.split!r}; choose from {list(SPLITS)}")
-    if settings.json is not None and not settings.json.absolute().parent.is_dir():
-        raise ExportError(f"--json {settings.json}: there is no folder {settings.json.parent}")
+    check_file("--json", settings.json)
     asked = {"--per-class": settings.per_class, "--curve": settings.curve}
     for flag in (flag for flag, value in asked.items() if value and len(settings.paths) > 1):
         raise ExportError(f"{flag} prints one run or bundle; for several, read --json FILE")

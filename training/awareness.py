@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from training import checkpoint
 from training.augself import AUGMENTATIONS, AugSelf, difference_loss
 from training.batches import Batches, epoch_order, step_seed
-from training.checks import check_common, check_json, refuse_outside
+from training.checks import check_common, check_file, refuse_outside
 from training.collapse import check_finite
 from training.config import DataConfig, OptimConfig, absolute_paths
 from training.data import instead_of
@@ -64,7 +64,7 @@ def awareness(config: AwarenessConfig) -> dict[str, Any]:
     data, views = config.data, config.views
     encoder, run = open_frozen(config.encoder.expanduser(), data)
     check_views(views, (run.problem.image.height, run.problem.image.width))
-    check_json(config.json)
+    check_file("--json", config.json)
     refuse_outside({"--seed": (config.seed, 0, 2**63 - 1)})
     check_common(data, OptimConfig())
     device = pick_device(config.device)

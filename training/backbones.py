@@ -199,9 +199,8 @@ def _known_to_timm(name: str) -> str:
     if timm.is_model(name):
         return name
     close = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
-    raise ConfigError(
-        f"timm has no model {name!r}; did you mean {close}? `timm.list_models()` names all of them"
-    )
+    meant = f"did you mean {close}? " if close else ""
+    raise ConfigError(f"timm has no model {name!r}; {meant}`timm.list_models()` names all of them")
 
 
 def _conv3x3(width_in: int, width: int, stride: int) -> nn.Conv2d:

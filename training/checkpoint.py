@@ -14,6 +14,7 @@ A checkpoint is written beside its place and then renamed, so that it is there w
 """
 
 import dataclasses
+import os
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -128,10 +129,10 @@ def resume_command(folder: Path, command: str = "train") -> str:
 
 
 def check_new(folder: Path) -> None:
-    """Refuse a run folder that is in use.
+    """Refuse a run folder that is in use, or that cannot be made.
 
     Raises:
-        CheckpointError: the folder is there already and is not empty, or is a file.
+        CheckpointError: the folder is there already and is not empty, or is a file, or has no place to be.
     """
     if (folder / SUMS).is_file() and (folder / "resume.txt").is_file():
         raise CheckpointError(
@@ -140,6 +141,11 @@ def check_new(folder: Path) -> None:
     if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
         raise CheckpointError(
             f"{folder} is there already and is no run to go on with; give another --out"
+        )
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise CheckpointError(
+            f"cannot make the run folder {folder} ({above} is no folder that can be written to); give another --out"
         )
 
 

@@ -1,6 +1,7 @@
 """Settings that cannot work are refused here, before any data is read: a sentence that begins with the flag."""
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from training.policies import find_policy
 from training.pretrained import backbone_lr_factor, check_flags
 from training.teacher import AVERAGE, check_copies
 from training.transformations import transformation_set
+
+# side in pixels, far beyond what networks are trained at: one picture of it is 200 MB as float32, before its copies
+MAX_IMAGE_SIZE = 4096
 
 
 def check_settings(config: TrainConfig) -> None:
@@ -112,9 +116,9 @@ def check_common(data: DataConfig, optimiser: OptimConfig) -> None:
     """
     refuse_outside(
         {
-            "--image-size": (8 if data.image_size is None else data.image_size, 8, math.inf),
+            "--image-size": (8 if data.image_size is None else data.image_size, 8, MAX_IMAGE_SIZE),
             "--optim.weight-decay": (optimiser.weight_decay, 0, math.inf),
-            "--optim.momentum": (optimiser.momentum, 0, 1),
+            "--optim.momentum": (optimiser.momentum, 0, 0.999999),  # with 1 nothing ever slows down
             "--optim.warmup": (optimiser.warmup, 0, 1),
             "--split-seed": (data.split_seed, 0, math.inf),
             "--train-images": (1 if data.train_images is None else data.train_images, 1, math.inf),
@@ -136,11 +140,12 @@ def refuse_outside(ranges: Mapping[str, tuple[float, float, float]]) -> None:
     """Refuse the flags whose value lies outside: (value, least, greatest) by flag.
 
     Raises:
-        ConfigError: one does, or is no number.
+        ConfigError: one does, or is no finite number.
     """
     for flag, (value, least, most) in ranges.items():
-        if not least <= value <= most:
-            limit = f"at least {least}" if value < least else f"a number up to {most}"
+        if not least <= value <= most or value == math.inf:
+            upper = "a finite number" if most == math.inf else f"a number up to {most}"
+            limit = f"at least {least}" if value < least else upper
             raise ConfigError(f"{flag} is {value}; it must be {limit}")
 
 
@@ -148,21 +153,29 @@ def refuse_zero(values: Mapping[str, float]) -> None:
     """Refuse zero and less where there has to be something.
 
     Raises:
-        ConfigError: a value is not above zero.
+        ConfigError: a value is not above zero, or is no finite number.
     """
     for flag, value in values.items():
-        if not value > 0:
-            raise ConfigError(f"{flag} is {value}; it must be above 0")
+        if not 0 < value < math.inf:
+            limit = "above 0" if value <= 0 else "a finite number"
+            raise ConfigError(f"{flag} is {value}; it must be {limit}")
 
 
-def check_json(path: Path | None) -> None:
-    """Refuse a file of numbers that could not be written at the end.
+def check_file(flag: str, path: Path | None) -> None:
+    """Refuse a file that could not be written at the end, whatever it costs to come there. None: none is asked for.
 
     Raises:
-        ConfigError: there is no folder for it.
+        ConfigError: there is no folder for it, or one that cannot be written to, or a folder in its place.
     """
-    if path is not None and not path.absolute().parent.is_dir():
-        raise ConfigError(f"--json {path}: there is no folder {path.parent}")
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(f"{flag} {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ConfigError(f"{flag} {path} is a folder; give the name of a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{flag} {path}: the folder {path.parent} cannot be written to")
 
 
 def mirrors(config: TrainConfig) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from training import data
-from training.checks import check_common, check_json, refuse_outside
+from training.checks import check_common, check_file, refuse_outside
 from training.config import OptimConfig
 from training.device import describe, pick_device
 from training.episodes import FewShot, episodes
@@ -75,7 +75,7 @@ def _check(config: FewShotConfig) -> None:
         }
     )
     check_common(config.data, OptimConfig())
-    check_json(config.json)
+    check_file("--json", config.json)
 
 
 def _features(config: FewShotConfig, progress: Progress) -> tuple[Tensor, Tensor, str]:

@@ -20,6 +20,7 @@ from training.answering import (
 )
 from training.batches import Batches, prepare
 from training.checkpoint import Run
+from training.checks import check_file
 from training.config import ReportConfig
 from training.data import instead_of
 from training.device import describe, pick_device
@@ -65,10 +66,7 @@ def report(config: ReportConfig) -> Path:
 
 def _file(config: ReportConfig) -> Path:
     out = config.run / "report.html" if config.out is None else config.out.expanduser()
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}")
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; give the name of a file")
+    check_file("--out", out)
     return out
 
 

@@ -6,6 +6,7 @@ import torch
 
 from tests.cli import Command
 from tests.folders import many
+from training import data
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,11 @@ def test_unknown_name_is_answered_with_the_valid_ones(
     assert not (tmp_path / "run").exists()
 
 
+def test_name_like_none_of_timms_gets_no_guess(refused: Command, tmp_path: Path):
+    said = refused("train", "--out", tmp_path / "run", "--backbone", "timm/nope")
+    assert "timm has no model 'nope'; `timm.list_models()` names all of them" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -39,6 +45,12 @@ def test_unknown_name_is_answered_with_the_valid_ones(
         (["--optim.lr", "-1"], "must be above 0"),
         (["--temperature", "0"], "must be above 0"),
         (["--cutout", "nan"], "--cutout is nan"),
+        (["--temperature", "inf"], "--temperature is inf; it must be a finite number"),
+        (
+            ["--optim.weight-decay", "inf"],
+            "--optim.weight-decay is inf; it must be a finite number",
+        ),
+        (["--image-size", "100000"], "--image-size is 100000; it must be a number up to 4096"),
         (["--ldam", "nan"], "--ldam is nan"),
         (["--imbalance", "0.5"], "--imbalance is 0.5"),
         (["--train-images", "0"], "--train-images is 0"),
@@ -57,6 +69,14 @@ def test_unknown_name_is_answered_with_the_valid_ones(
 )
 def test_bad_number_or_flag(refused: Command, tmp_path: Path, arguments: list[str], said: str):
     assert said in refused("train", "--out", tmp_path / "run", *arguments)
+
+
+def test_place_for_a_run_below_a_file_is_refused_before_images_are_read(
+    refused: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(data, "load", lambda config: pytest.fail("the data is read"))
+    (tmp_path / "file").touch()
+    assert "cannot make the run folder" in refused("train", "--out", tmp_path / "file" / "run")
 
 
 def test_weights_with_code_in_them(refused: Command, tmp_path: Path):

@@ -16,6 +16,7 @@ from serving.predictor import Predictor
 from tests.runs import write_npz
 from training import checkpoint
 from training.checkpoint import Run
+from training.errors import ConfigError
 from training.evaluate import wilson_interval
 from training.json_files import write_json
 
@@ -96,9 +97,12 @@ def test_numbers_are_written_as_json(trained: Run, tmp_path: Path):
     assert json.loads((tmp_path / "numbers.json").read_text()) == result
 
 
-def test_folder_for_the_json_that_is_not_there_is_said_first(trained: Run, tmp_path: Path):
-    with pytest.raises(ExportError, match="there is no folder"):
+def test_json_that_could_not_be_written_is_said_first(trained: Run, tmp_path: Path):
+    with pytest.raises(ConfigError, match="there is no folder"):
         evaluate(EvaluateConfig((trained.folder,), json=tmp_path / "nowhere" / "numbers.json"))
+    with pytest.raises(ConfigError, match="is a folder; give the name of a file"):
+        evaluate(EvaluateConfig((trained.folder,), json=tmp_path))
+    assert not tmp_path.with_name(tmp_path.name + ".part").exists()
 
 
 def test_unknown_split_lists_the_valid_ones(trained: Run):

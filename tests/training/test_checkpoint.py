@@ -311,6 +311,20 @@ def test_place_that_cannot_hold_a_run_is_refused(tmp_path: Path):
         created(tmp_path / "file" / "run")
 
 
+def test_place_that_cannot_hold_a_run_is_refused_before_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").touch()
+    checkpoint.check_new(tmp_path / "some" / "where")
+    for below in ("run", "some/run"):
+        with pytest.raises(CheckpointError, match=r"file is no folder that can be written to"):
+            checkpoint.check_new(tmp_path / "file" / below)
+    monkeypatch.setattr(checkpoint.os, "access", lambda path, mode: False)
+    with pytest.raises(CheckpointError, match=r"is no folder that can be written to"):
+        checkpoint.check_new(tmp_path / "some" / "where")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_run_that_was_killed_while_it_was_made_is_no_run_to_go_on_with(run_folder: Path):
     (run_folder / "SHA256SUMS").unlink()
     with pytest.raises(CheckpointError, match="is no run to go on with; give another --out"):

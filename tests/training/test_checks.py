@@ -1,13 +1,15 @@
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
-from training.checks import check_settings
+from training import checks
+from training.checks import MAX_IMAGE_SIZE, check_file, check_settings
 from training.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, TrainConfig
 from training.errors import ConfigError
 
-NAN = math.nan
+NAN, INF = math.nan, math.inf
 
 
 def test_default_settings_are_fit_to_train():
@@ -70,11 +72,31 @@ def test_number_out_of_its_range_is_refused(flag: str):
         {"data": DataConfig(imbalance=-100.0)},
         {"optim": OptimConfig(lr=NAN)},
         {"optim": OptimConfig(momentum=NAN)},
+        {"optim": OptimConfig(momentum=1.0)},
+        {"data": DataConfig(image_size=MAX_IMAGE_SIZE + 1)},
+        {"loss": LossConfig(beta=INF)},
+        {"loss": LossConfig(temperature=INF)},
+        {"augment": AugmentConfig(mixup=INF)},
+        {"augment": AugmentConfig(cutmix=INF)},
+        {"optim": OptimConfig(lr=INF)},
+        {"optim": OptimConfig(weight_decay=INF)},
+        {"optim": OptimConfig(backbone_lr_factor=INF)},
+        {"data": DataConfig(resident_gib=INF)},
     ],
 )
 def test_what_is_no_usable_number_is_refused(wrong: dict[str, object]):
     with pytest.raises(ConfigError, match=r"^--"):
         check_settings(dataclasses.replace(TrainConfig(), **wrong))
+
+
+def test_numbers_at_the_end_of_their_range_are_taken():
+    check_settings(
+        TrainConfig(
+            data=DataConfig(image_size=MAX_IMAGE_SIZE),
+            optim=OptimConfig(momentum=0.99),
+            seed=2**63 - 1,
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,3 +122,16 @@ def test_random_flips_beside_flip_as_a_transformation_are_refused():
     with pytest.raises(ConfigError, match="leave --flip out"):
         check_settings(config)
     check_settings(dataclasses.replace(config, objective="baseline"))
+
+
+def test_file_that_could_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for fine in (None, Path("numbers.json"), tmp_path / "numbers.json"):
+        check_file("--json", fine)
+    with pytest.raises(ConfigError, match=r"^--json no/x: there is no folder no"):
+        check_file("--json", Path("no/x"))
+    with pytest.raises(ConfigError, match="is a folder; give the name of a file"):
+        check_file("--json", tmp_path)
+    monkeypatch.setattr(checks.os, "access", lambda path, mode: False)
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        check_file("--json", Path("numbers.json"))
