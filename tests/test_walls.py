@@ -20,7 +20,7 @@ ALLOWED = {
         "serving.predictor",
         "serving.escalation",
     },
-    "training": {"serving.images"},
+    "training": {"serving.images", "serving.limits"},
     "serving": set(),
 }
 FORBIDDEN = {
@@ -40,6 +40,7 @@ FORBIDDEN = {
 }
 ONLY = {  # of serving: what else these may import
     "images.py": {"PIL", "numpy"},
+    "limits.py": {"serving"},
     "escalation.py": {"numpy", "serving"},
     "manifest.py": set(),
     "bundle.py": {"serving"},
@@ -92,6 +93,7 @@ def test_no_file_crosses_a_wall(package: str):
         ("serving", "def f():\n    from export import bundle"),
         ("training", "from serving.predictor import Predictor"),
         ("training", "from serving import bundle"),
+        ("training", "from serving.settings import read"),
         ("training", "import onnxruntime as ort"),
         ("training", "from export.graphs import signature"),
         ("export", "from serving.service import Service"),

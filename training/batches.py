@@ -4,7 +4,6 @@ The order of an epoch depends on the seed and the epoch alone, and batches can b
 step on: that is what makes an interrupted run continue as if nothing had happened.
 """
 
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from serving.images import ImageError, ImageSpec, Pixels
+from serving.limits import available_cpus
 from training.config import DataConfig
 from training.errors import DataError
 from training.progress import Progress
@@ -124,7 +124,7 @@ def prepare(
     Raises:
         DataError: images that cannot be read (all are named, up to ten), or none that can.
     """
-    workers = config.workers if config.workers is not None else os.cpu_count() or 1
+    workers = config.workers if config.workers is not None else available_cpus()
     fits = len(split) * spec.height * spec.width * 3 <= config.resident_gib * 2**30
     store = np.empty((len(split), spec.height, spec.width, 3), dtype=np.uint8) if fits else None
     unreadable = _read_all(split, name, spec, store, max(1, workers), progress)

@@ -22,6 +22,7 @@ from training.progress import Progress
 from training.resume import continue_run
 from training.setup import Prepared, start_run
 from training.step import Learner, set_up, train_step
+from training.teacher import open_teacher
 from training.transformations import transformation_set
 
 
@@ -123,6 +124,12 @@ def train(config: TrainConfig) -> Run:
     return loop.run(COMMAND, config)
 
 
+def _check(config: TrainConfig) -> None:
+    """Refuse settings that cannot work, and a teacher that is not there, before any data is read."""
+    check_settings(config)
+    open_teacher(config)
+
+
 def _set_up(run: Run, prepared: Prepared, team: Team, progress: Progress) -> Classifying:
     config = run.config
     learner = set_up(run, team, prepared.start)
@@ -137,6 +144,4 @@ def _set_up(run: Run, prepared: Prepared, team: Team, progress: Progress) -> Cla
     return Classifying(run, prepared, learner, progress)
 
 
-COMMAND = loop.Command(
-    train, TrainConfig, check_settings, default_folder, start_run, continue_run, _set_up
-)
+COMMAND = loop.Command(train, TrainConfig, _check, default_folder, start_run, continue_run, _set_up)

@@ -160,7 +160,8 @@ class TrainConfig:
     device: Device = "auto"
     """cuda fails where there is none; auto takes it where there is one."""
     devices: int | None = None
-    """How many devices (GPUs, or processes on the CPU) share every batch. Default: 1; under torchrun all of its."""
+    """How many devices (GPUs, or processes on the CPU, at most one a processor) share every batch. Default: 1; under
+    torchrun all of its."""
     precision: Precision = "auto"
     """Of training; auto: bf16 where the processor or GPU computes in it, else fp32. Evaluation is always fp32."""
     compile: Literal["auto", "on", "off"] = "auto"

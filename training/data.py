@@ -40,18 +40,31 @@ def load(config: DataConfig) -> Dataset:
     return dataclasses.replace(whole, train=thin(whole.train, len(whole.classes), config))
 
 
-def _load(config: DataConfig) -> Dataset:
+def check_there(config: DataConfig, advice: str = "") -> None:
+    """Refuse a name that is unknown, and a file or folder that is not there. advice: how that message ends.
+
+    Raises:
+        DataError: it is.
+    """
+    path = _path(config)
+    if path is None and config.data != "digits" and config.data not in torchvision_sets.SETS:
+        raise DataError(f"unknown data {config.data!r}; choose from {known_names()}")
+    if path is not None and not path.exists():
+        raise DataError(f"{path} does not exist{advice}")
+
+
+def _path(config: DataConfig) -> Path | None:
+    """The file or folder that the settings name; None where they name a known data set, or nothing."""
     kind, _, location = config.data.partition(":")
-    if location and kind in FILE_SOURCES:
-        path = Path(location).expanduser()
-        if not path.exists():
-            raise DataError(f"{path} does not exist")
-        return FILE_SOURCES[kind](path, config)
-    if config.data == "digits":
-        return _digits(config)
-    if config.data in torchvision_sets.SETS:
-        return _torchvision(config)
-    raise DataError(f"unknown data {config.data!r}; choose from {known_names()}")
+    return Path(location).expanduser() if location and kind in FILE_SOURCES else None
+
+
+def _load(config: DataConfig) -> Dataset:
+    check_there(config)
+    path = _path(config)
+    if path is not None:
+        return FILE_SOURCES[config.data.partition(":")[0]](path, config)
+    return _digits(config) if config.data == "digits" else _torchvision(config)
 
 
 def instead_of(trained_on: DataConfig, name: str | None, data_dir: Path | None) -> DataConfig:

@@ -24,6 +24,7 @@ from torch import Tensor, distributed, multiprocessing
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # which torch does not declare
 from torch.multiprocessing.spawn import ProcessException, start_processes
 
+from serving.limits import available_cpus
 from training.errors import ConfigError, TrainingError
 
 C = TypeVar("C")  # settings
@@ -112,7 +113,7 @@ def count(given: int | None, kept: int | None, batch_size: int, device: torch.de
     """How many processes train: those that torchrun started, else as given, else as the run had before, else one.
 
     Raises:
-        ConfigError: more than there are GPUs, or the batch cannot be shared out evenly.
+        ConfigError: more than there are GPUs or processors, or the batch cannot be shared out evenly.
     """
     wanted = given or kept or 1
     if launched():
@@ -126,6 +127,10 @@ def count(given: int | None, kept: int | None, batch_size: int, device: torch.de
     if device.type == "cuda" and wanted > torch.cuda.device_count():
         raise ConfigError(
             f"--devices {wanted}, but torch finds {torch.cuda.device_count()} CUDA devices here"
+        )
+    if device.type == "cpu" and not launched() and wanted > available_cpus():
+        raise ConfigError(
+            f"--devices {wanted}, but there are {available_cpus()} processors here; give at most as many"
         )
     check_shares(batch_size, wanted)
     return wanted
@@ -213,7 +218,10 @@ def _work(
     port: int,
     faults: Any,
 ) -> None:
-    """One process, in the surroundings that torchrun would give it. What the user can mend is told to the launcher."""
+    """One process, in the surroundings that torchrun would give it. What the user can mend is told to the launcher.
+
+    Unless OMP_NUM_THREADS says otherwise, the processes share the processors' threads evenly among them.
+    """
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -226,6 +234,8 @@ def _work(
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the launcher keeps it, as torchrun's does
     }
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, available_cpus() // size))
     try:
         function(config)
     except (TrainingError, OSError) as error:

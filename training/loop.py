@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol
 import torch
 from torch import Tensor, nn
 
-from training import checkpoint, devices, optim
+from training import checkpoint, data, devices, optim
 from training.batches import Batches, epoch_order
 from training.checkpoint import C, Run
 from training.device import pick_device
@@ -118,6 +118,7 @@ def run(command: Command[C], config: C) -> Run[C]:
     begun = None
     if config.resume is None:
         command.check(config)
+        data.check_there(config.data)
         folder = (config.out or command.default_folder(config)).expanduser()
         checkpoint.check_new(folder)
     else:

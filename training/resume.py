@@ -42,21 +42,10 @@ def open_to_continue(config: C, folder: Path) -> Run[C]:
     device = run.config.device if config.device == type(config)().device else config.device
     where = absolute_paths(dataclasses.replace(run.config.data, **given))
     if not run.complete:
-        check_there(where)
+        data.check_there(where, "; if it has moved, give --data with --resume")
     return dataclasses.replace(
         run, config=dataclasses.replace(run.config, data=where, device=device)
     )
-
-
-def check_there(config: DataConfig) -> None:
-    """Refuse a file or folder of images that is not there (any more).
-
-    Raises:
-        DataError: it is not.
-    """
-    kind, _, location = config.data.partition(":")
-    if kind in data.FILE_SOURCES and not Path(location).exists():
-        raise DataError(f"{location} does not exist; if it has moved, give --data with --resume")
 
 
 def continue_run(run: Run, device: torch.device, progress: Progress) -> Prepared:

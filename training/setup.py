@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -23,7 +22,7 @@ from training.provenance import versions
 from training.splits import Dataset
 from training.statistics import channel_statistics, check_colours, evenly_spaced
 from training.subsets import describe
-from training.teacher import AVERAGE, check_problem, open_teacher
+from training.teacher import check_problem, open_teacher
 from training.transformations import check_image_size, transformation_set
 from training.unseen import check_pictures, check_split
 
@@ -60,8 +59,7 @@ def start_run(
     """
     folder = (config.out or default_folder(config)).expanduser()
     checkpoint.check_new(folder)
-    learns_from = config.teacher if config.teacher != AVERAGE else None
-    teacher = open_teacher(Path(learns_from).expanduser(), config) if learns_from else None
+    teacher = open_teacher(config)
     dataset = data.load(config.data)
     spec = image_spec(config.data, config.backbone, dataset.size)
     if teacher is not None:

@@ -54,13 +54,16 @@ def draw_copies(images: int, copies: int, passes: int, generator: torch.Generato
     return torch.rand(images, passes, generator=generator).argsort(1)[:, :copies]
 
 
-def open_teacher(folder: Path, config: TrainConfig) -> Run:
-    """The run in a folder, if a run with these settings may learn from it.
+def open_teacher(config: TrainConfig) -> Run | None:
+    """The run that a run with these settings learns from; None where it learns from itself or from no other.
 
     Raises:
         ConfigError: it is unfinished, or knows fewer copies than it is to be asked about.
         CheckpointError: there is no run in the folder.
     """
+    if config.teacher is None or config.teacher == AVERAGE:
+        return None
+    folder = Path(config.teacher).expanduser()
     run = checkpoint.open_run(folder)
     named = f"--teacher {folder}"
     check_complete(run, named)

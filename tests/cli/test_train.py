@@ -6,7 +6,7 @@ import torch
 
 from tests.cli import Command
 from tests.folders import many
-from training import data
+from training import data, devices
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,7 @@ def test_name_like_none_of_timms_gets_no_guess(refused: Command, tmp_path: Path)
         (["--train-images", "9"], "--train-images is 9; it must be at least 10"),
         (["--val-fraction", "2"], "--val-fraction is 2"),
         (["--devices", "0"], "--devices is 0"),
+        (["--devices", "100000"], "--devices 100000, but there are 4 processors here"),
         (["--devices", "3"], "128 images cannot be shared evenly by 3 devices"),
         (["--pretrained"], "resnet20, which has no published weights"),
         (["--weights", "nowhere.pt"], "--weights nowhere.pt does not exist"),
@@ -67,7 +68,15 @@ def test_name_like_none_of_timms_gets_no_guess(refused: Command, tmp_path: Path)
         (["--no-such-flag"], "no-such-flag"),
     ],
 )
-def test_bad_number_or_flag(refused: Command, tmp_path: Path, arguments: list[str], said: str):
+def test_bad_number_or_flag(
+    refused: Command,
+    tmp_path: Path,
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(devices, "available_cpus", lambda: 4)
+    monkeypatch.setattr(devices, "launch", lambda *_: pytest.fail("processes are started"))
     assert said in refused("train", "--out", tmp_path / "run", *arguments)
 
 

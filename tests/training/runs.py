@@ -11,10 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from serving.limits import available_cpus
 from tests.training.data_sets import write_npz
 from training import classify
 from training.config import DataConfig, OptimConfig, TrainConfig
 
+of_two_processes = pytest.mark.skipif(
+    available_cpus() < 2, reason="--devices 2 is refused where there is one processor"
+)
 STEPS = 9  # an epoch: 36 of the 40 training images, 4 a step
 
 

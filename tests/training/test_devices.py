@@ -8,18 +8,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.runs import rows, settings
+from serving.limits import available_cpus
+from tests.training.runs import of_two_processes, rows, settings
 from training import devices
 from training.backbones import build_backbone
 from training.classify import train
-from training.config import AugmentConfig, LossConfig, TrainConfig
+from training.config import AugmentConfig, DataConfig, LossConfig, TrainConfig
 from training.devices import ALONE, Team
-from training.errors import ConfigError, DataError
+from training.errors import ConfigError, DataError, TrainingError
 from training.interrupt import interruption
 from training.network import Network
 from training.objectives import OBJECTIVES
@@ -113,12 +115,19 @@ def test_every_head_of_every_objective_gets_a_gradient_and_what_gets_none_is_fou
 CPU = torch.device("cpu")
 
 
+@pytest.fixture
+def four_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "available_cpus", lambda: 4)
+
+
+@pytest.mark.usefixtures("four_processors")
 def test_number_of_processes_is_the_given_one_then_the_runs_then_one():
     assert devices.count(None, None, 4, CPU) == 1
     assert devices.count(None, 2, 4, CPU) == 2
     assert devices.count(1, 2, 4, CPU) == 1
 
 
+@pytest.mark.usefixtures("four_processors")
 def test_batch_that_cannot_be_shared_evenly_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="128 images cannot be shared evenly by 3 devices"):
         train(settings(tmp_path, batch_size=128, devices=3))
@@ -129,6 +138,35 @@ def test_more_devices_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match="--devices 2, but torch finds 1 CUDA devices here"):
         devices.count(2, None, 4, torch.device("cuda"))
+
+
+@pytest.mark.usefixtures("four_processors")
+@pytest.mark.parametrize(("given", "kept"), [(5, None), (None, 5)])
+def test_more_processes_than_processors_are_refused(given: int | None, kept: int | None):
+    with pytest.raises(ConfigError, match="--devices 5, but there are 4 processors here"):
+        devices.count(given, kept, 20, CPU)
+    assert devices.count(4, kept, 20, CPU) == 4
+
+
+@pytest.mark.usefixtures("four_processors")
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"devices": 5, "batch_size": 20}, "--devices 5, but there are 4 processors"),
+        ({"epochs": 0}, "--epochs is 0"),
+        ({"data": DataConfig(data="npz:nowhere.npz")}, "nowhere.npz does not exist"),
+        ({"data": DataConfig(data="cifar11")}, "unknown data 'cifar11'"),
+        ({"objective": "distill", "teacher": "nowhere"}, "nowhere is not a run"),
+        ({"weights": Path("nowhere.pt")}, "nowhere.pt does not exist"),
+        ({"out": Path(__file__)}, "is there already"),
+    ],
+)
+def test_what_can_be_told_beforehand_is_said_before_processes_are_started(
+    changes: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(devices, "launch", lambda *_: pytest.fail("processes are started"))
+    with pytest.raises(TrainingError, match=said):
+        train(settings(tmp_path, **{"devices": 2} | changes))
 
 
 def test_torchrun_decides_how_many(monkeypatch: pytest.MonkeyPatch):
@@ -168,6 +206,7 @@ def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
+@of_two_processes
 def test_two_processes_train_the_network_that_one_does(one_and_two: tuple[Path, Path]):
     one, two = (rows(folder) for folder in one_and_two)
     assert len(one) == len(two) == 2  # one row an epoch
@@ -183,6 +222,7 @@ def test_two_processes_train_the_network_that_one_does(one_and_two: tuple[Path, 
 
 
 @pytest.mark.slow
+@of_two_processes
 def test_two_processes_count_every_image_once_and_write_one_set_of_files(
     one_and_two: tuple[Path, Path],
 ):
@@ -199,6 +239,7 @@ def test_two_processes_count_every_image_once_and_write_one_set_of_files(
 
 
 @pytest.mark.slow
+@of_two_processes
 def test_command_on_two_processes_is_interrupted_by_ctrl_c_saves_once_and_goes_on(tmp_path: Path):
     whole = command(*flags(tmp_path, epochs="10", out=str(tmp_path / "whole")))
     out, err = whole.communicate(timeout=500)
@@ -227,6 +268,7 @@ def test_command_on_two_processes_is_interrupted_by_ctrl_c_saves_once_and_goes_o
 
 
 @pytest.mark.slow
+@of_two_processes
 def test_command_under_torchrun_leaves_what_devices_2_leaves(tmp_path: Path):
     left = {}
     for torchrun in (False, True):
@@ -242,11 +284,12 @@ def test_command_under_torchrun_leaves_what_devices_2_leaves(tmp_path: Path):
 
 
 @pytest.mark.slow
+@of_two_processes
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"optim.lr": "1e30"}, "viewfold: the loss is nan in epoch 1; try a lower --optim.lr\n"),
-        ({"data": "npz:nowhere.npz"}, "nowhere.npz"),
+        ({"data": f"npz:{__file__}"}, "is not an .npz file of plain arrays"),
     ],
 )
 def test_what_goes_wrong_in_the_processes_is_said_once(
@@ -260,6 +303,7 @@ def test_what_goes_wrong_in_the_processes_is_said_once(
 
 
 @pytest.mark.slow
+@of_two_processes
 def test_run_goes_on_with_another_number_of_processes(tmp_path: Path):
     process = command(*flags(tmp_path, epochs="10"))
     assert process.stdout is not None
@@ -274,6 +318,26 @@ def test_run_goes_on_with_another_number_of_processes(tmp_path: Path):
 
 
 @pytest.mark.slow
+@of_two_processes
+@pytest.mark.parametrize("given", [None, str(available_cpus())])  # torch takes no more than that
+def test_processes_share_the_threads_unless_they_are_told_how_many(
+    given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    devices.launch(write_threads, tmp_path, 2)
+    found = [(tmp_path / str(rank)).read_text() for rank in range(2)]
+    assert found == [given or str(available_cpus() // 2)] * 2
+
+
+def write_threads(folder: Path) -> None:
+    """What a process of a team does: how many threads it computes with."""
+    (folder / os.environ["RANK"]).write_text(str(torch.get_num_threads()))
+
+
+@pytest.mark.slow
+@of_two_processes
 def test_fault_in_one_process_alone_ends_all(tmp_path: Path):
     began = time.perf_counter()
     with pytest.raises(DataError, match="only one"):

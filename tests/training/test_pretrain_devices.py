@@ -15,7 +15,7 @@ from torch import nn
 
 from serving.images import ImageSpec
 from tests.training.pretraining import NARROW, pretraining
-from tests.training.runs import rows
+from tests.training.runs import of_two_processes, rows
 from tests.training.test_pretrain import tensors
 from training import loop, pretrain
 from training.checkpoint import Problem, Run
@@ -54,6 +54,7 @@ def pretrain_without_batch_statistics(config: PretrainConfig) -> Run[PretrainCon
 
 
 @pytest.mark.slow
+@of_two_processes
 @pytest.mark.parametrize("method", sorted(NARROW))
 def test_two_processes_leave_what_one_leaves(method: str, tmp_path: Path):
     one = pretrain_without_batch_statistics(pretraining(tmp_path, method, out=tmp_path / "one"))
@@ -69,6 +70,7 @@ def test_two_processes_leave_what_one_leaves(method: str, tmp_path: Path):
 
 
 @pytest.mark.slow
+@of_two_processes
 def test_two_processes_go_on_as_if_they_had_not_been_interrupted(tmp_path: Path):
     config = pretraining(tmp_path, "moco", devices=2)
     whole = pretrain.pretrain(dataclasses.replace(config, epochs=1, out=tmp_path / "whole"))
