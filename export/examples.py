@@ -1,6 +1,5 @@
 """The pictures of a run that its bundle is calibrated and verified on, and those that travel with it."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +76,7 @@ def _examples(
     run: Run[Any], data_dir: Path | None, progress: Progress, names: Sequence[str], read: Read
 ) -> dict[str, Examples]:
     """What `read` gives, where all of it is as it was; else the images that the run keeps, for each of the names."""
-    settings = run.config.data
-    if data_dir is not None:
-        settings = dataclasses.replace(settings, data_dir=data_dir)
+    settings = data.instead_of(run.config.data, None, data_dir)
     bare = data.bare_name(settings.data)
     try:
         return {

@@ -33,6 +33,7 @@ def check_settings(config: TrainConfig) -> None:
         )
     transformation_set(config.transformations)
     check_teacher(config)
+    check_unused(config)
     if config.augment.flip == "on" and mirrors(config):
         raise ConfigError(
             "--flip on with flip among the transformations: the joint label of a mirrored image could not "
@@ -69,6 +70,61 @@ def check_teacher(config: TrainConfig) -> None:
         raise ConfigError("--teacher-copies needs --teacher, whose copies they are")
     if config.teacher_copies is not None and config.teacher == AVERAGE:
         check_copies(config.teacher_copies, config, "--teacher ema")
+
+
+def check_unused(config: TrainConfig) -> None:
+    """Refuse a setting that these others leave without a meaning, unless it is what it is by default.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    usual, augment, learns = TrainConfig(), config.augment, objective(config.objective)
+    # what can learn from a teacher has the term that learns from it
+    distils = learns.teacher != "none"
+    mixes = augment.mixup > 0 or augment.cutmix > 0
+    refuse_unused(
+        {
+            "--temperature": (config.loss.temperature, usual.loss.temperature, distils),
+            "--beta": (config.loss.beta, usual.loss.beta, distils),
+            "--large-loss": (config.loss.large_loss, usual.loss.large_loss, learns.transforms),
+            "--transformations": (config.transformations, usual.transformations, learns.transforms),
+        },
+        f"with --objective {config.objective}",
+    )
+    refuse_unused(
+        {"--mix-probability": (augment.mix_probability, usual.augment.mix_probability, mixes)},
+        "without --mixup or --cutmix",
+    )
+    check_optimiser(config.optim, usual.optim)
+
+
+def check_optimiser(config: OptimConfig, usual: OptimConfig) -> None:
+    """Refuse what is of another optimiser. usual: the command's defaults.
+
+    Raises:
+        ConfigError: sgd's settings with adamw.
+    """
+    sgd = config.name == "sgd"
+    refuse_unused(
+        {
+            "--optim.momentum": (config.momentum, usual.momentum, sgd),
+            "--optim.nesterov": (config.nesterov, usual.nesterov, sgd),
+        },
+        f"with --optim.name {config.name}",
+    )
+
+
+def refuse_unused(settings: Mapping[str, tuple[object, object, bool]], where: str) -> None:
+    """Refuse the flags that nothing looks at: (value, what it is by default, whether it is looked at) by flag.
+
+    where: beside which other settings that is so.
+
+    Raises:
+        ConfigError: one of them is not what it is by default.
+    """
+    for flag, (value, usual, used) in settings.items():
+        if value != usual and not used:
+            raise ConfigError(f"{flag} means nothing {where}; leave it out")
 
 
 def check_ranges(config: TrainConfig) -> None:

@@ -68,14 +68,23 @@ def _load(config: DataConfig) -> Dataset:
 
 
 def instead_of(trained_on: DataConfig, name: str | None, data_dir: Path | None) -> DataConfig:
-    """The data that was trained on, or other data, or the same in another place, where they are given."""
+    """The data that was trained on, or other data, or the same in another place, where they are given.
+
+    Raises:
+        DataError: --data-dir is given, of data that has its place elsewhere.
+    """
     chosen: dict[str, Any] = {}
     if name is not None:
         # what was trained on may have been thinned out; this is not
         chosen |= {"data": name, "train_images": None, "imbalance": 1.0}
     if data_dir is not None:
         chosen["data_dir"] = data_dir
-    return dataclasses.replace(trained_on, **chosen)
+    taken = dataclasses.replace(trained_on, **chosen)
+    if data_dir is not None and taken.data not in torchvision_sets.SETS:
+        raise DataError(
+            f"--data-dir is where torchvision's data sets lie, and {taken.data} is none of them; leave it out"
+        )
+    return taken
 
 
 def may_be_passed_on(name: str) -> bool:

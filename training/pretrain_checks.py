@@ -3,7 +3,7 @@
 from training import optim
 from training.augself import parse_weights
 from training.backbones import default_image_size
-from training.checks import check_common, refuse_outside
+from training.checks import check_common, check_optimiser, refuse_outside
 from training.errors import ConfigError
 from training.pretrain_config import PretrainConfig
 from training.ssl.methods import check_method
@@ -24,6 +24,7 @@ def check_settings(config: PretrainConfig) -> None:
     default_image_size(config.backbone)
     optim.learning_rate(0, 1, config.optim)
     check_common(config.data, config.optim)
+    check_optimiser(config.optim, PretrainConfig().optim)
     refuse_outside(
         {
             "--epochs": (config.epochs, 1, float("inf")),

@@ -16,7 +16,7 @@ from serving.predictor import Predictor
 from tests.runs import write_npz
 from training import checkpoint
 from training.checkpoint import Run
-from training.errors import ConfigError
+from training.errors import ConfigError, DataError
 from training.evaluate import wilson_interval
 from training.json_files import write_json
 
@@ -90,6 +90,11 @@ def test_other_splits_and_data_can_be_asked_for(trained: Run, tmp_path: Path):
     other = write_npz(tmp_path / "other.npz", side=20)  # of another size: resized as everywhere
     result = evaluate(EvaluateConfig((trained.folder,), data=f"npz:{other}"))
     assert result["modes"]["single"]["n"] == 21
+
+
+def test_place_of_torchvisions_sets_is_refused_for_other_data(trained: Run, tmp_path: Path):
+    with pytest.raises(DataError, match="--data-dir is where torchvision's data sets lie"):
+        evaluate(EvaluateConfig((trained.folder,), data_dir=tmp_path))
 
 
 def test_numbers_are_written_as_json(trained: Run, tmp_path: Path):

@@ -28,7 +28,7 @@ WRONG_NUMBERS = {
     "--label-smoothing": {"loss": LossConfig(label_smoothing=1.0)},
     "--mixup": {"augment": AugmentConfig(mixup=-0.2)},
     "--cutmix": {"augment": AugmentConfig(cutmix=NAN)},
-    "--mix-probability": {"augment": AugmentConfig(mix_probability=1.5)},
+    "--mix-probability": {"augment": AugmentConfig(cutmix=1.0, mix_probability=1.5)},
     "--ema": {"ema": 1.0},
     "--seed": {"seed": -1},
     "--image-size": {"data": DataConfig(image_size=7)},
@@ -117,11 +117,52 @@ def test_unknown_name_is_refused_before_data_is_read(wrong: dict[str, object]):
         check_settings(dataclasses.replace(TrainConfig(), **wrong))
 
 
+UNUSED = [
+    ("--temperature", {"loss": LossConfig(temperature=2.0)}, {"objective": "sla"}),
+    ("--beta", {"loss": LossConfig(beta=0.5)}, {"objective": "baseline"}),
+    ("--beta", {"loss": LossConfig(beta=0.5)}, {"objective": "da"}),
+    ("--beta", {"loss": LossConfig(beta=0.5)}, {"objective": "mt"}),
+    ("--large-loss", {"loss": LossConfig(large_loss=True)}, {"objective": "baseline"}),
+    (
+        "--transformations",
+        {"transformations": "flip"},
+        {"objective": "distill", "teacher": "run"},
+    ),
+    ("--mix-probability", {"augment": AugmentConfig(mix_probability=0.5)}, {}),
+    ("--optim.momentum", {"optim": OptimConfig(name="adamw", momentum=0.8)}, {}),
+    ("--optim.nesterov", {"optim": OptimConfig(name="adamw", nesterov=False)}, {}),
+]
+
+
+@pytest.mark.parametrize(("flag", "given", "beside"), UNUSED)
+def test_what_nothing_looks_at_is_refused(
+    flag: str, given: dict[str, object], beside: dict[str, object]
+):
+    check_settings(dataclasses.replace(TrainConfig(), **beside))
+    with pytest.raises(ConfigError, match=f"^{flag} means nothing with.*; leave it out"):
+        check_settings(dataclasses.replace(TrainConfig(), **given, **beside))
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        {"loss": LossConfig(temperature=2.0, beta=0.5, large_loss=True), "transformations": "flip"},
+        {"loss": LossConfig(beta=0.0), "objective": "distill", "teacher": "run"},
+        {"loss": LossConfig(large_loss=True), "transformations": "flip", "objective": "mt"},
+        {"augment": AugmentConfig(mixup=0.2, mix_probability=0.5)},
+        {"augment": AugmentConfig(cutmix=1.0, mix_probability=0.5)},
+        {"optim": OptimConfig(momentum=0.8, nesterov=False)},
+    ],
+)
+def test_what_something_looks_at_is_taken(used: dict[str, object]):
+    check_settings(dataclasses.replace(TrainConfig(), **used))
+
+
 def test_random_flips_beside_flip_as_a_transformation_are_refused():
     config = TrainConfig(augment=AugmentConfig(flip="on"), transformations="flip", objective="sla")
     with pytest.raises(ConfigError, match="leave --flip out"):
         check_settings(config)
-    check_settings(dataclasses.replace(config, objective="baseline"))
+    check_settings(dataclasses.replace(config, transformations="rotation"))
 
 
 def test_file_that_could_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,7 +12,7 @@ from serving.images import ImageSpec, decode
 from tests.pictures import encoded, scene
 from tests.training.data_sets import pixels, write_npz, write_pictures
 from training.config import DataConfig
-from training.data import known_names, load, may_be_passed_on
+from training.data import instead_of, known_names, load, may_be_passed_on
 from training.errors import DataError
 from training.splits import ArrayPictures, FilePictures, Split, hold_out, split_of
 
@@ -348,3 +348,12 @@ def test_training_reads_a_folder_at_the_scale_at_which_it_is_served(tmp_path: Pa
     np.testing.assert_array_equal(seen, decode(path.read_bytes(), spec))
     whole = images.fit(images.load(images.header(path.read_bytes())), spec)
     assert (seen != whole).any()
+
+
+def test_place_of_torchvisions_sets_is_for_them_alone():
+    where = Path("there")
+    assert instead_of(DataConfig(data="cifar10"), None, where).data_dir == where
+    assert instead_of(DataConfig(), "cifar10", where).data_dir == where
+    for trained_on, given in (("digits", None), ("cifar10", "npz:x.npz")):
+        with pytest.raises(DataError, match="--data-dir is where torchvision's data sets lie"):
+            instead_of(DataConfig(data=trained_on), given, where)
