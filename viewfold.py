@@ -7,8 +7,12 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 import tyro
+
+if TYPE_CHECKING:
+    from training.checkpoint import C
 
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 PACKAGES = ("training", "export", "serving")
@@ -19,7 +23,9 @@ def train(arguments: Sequence[str]) -> int:
     from training.config import TrainConfig
 
     config = tyro.cli(TrainConfig, prog="viewfold train", args=arguments)
-    if config.weights is not None:
+    if config.resume is not None:
+        config = _going_on(config, "viewfold train", arguments)
+    elif config.weights is not None:
         from training.pretrained import defaults_of
 
         # read again: what is given stands, what is not is as the run has it that the weights are of
@@ -36,6 +42,8 @@ def pretrain(arguments: Sequence[str]) -> int:
     from training.pretrain_config import PretrainConfig
 
     config = tyro.cli(PretrainConfig, prog="viewfold pretrain", args=arguments)
+    if config.resume is not None:
+        config = _going_on(config, "viewfold pretrain", arguments)
     from training.pretrain import pretrain
 
     return 0 if pretrain(config).complete else 130
@@ -196,6 +204,15 @@ def main() -> None:
         if type(error).__module__.split(".")[0] not in PACKAGES:
             raise
         sys.exit(_complain(str(error)))
+
+
+def _going_on(config: "C", prog: str, arguments: Sequence[str]) -> "C":
+    """What the arguments give to the run that config.resume names."""
+    from training.resume import given_settings, own_settings
+
+    # read again: what differs from the run's own settings was given, also where it is what others have by default
+    own = own_settings(config)
+    return given_settings(tyro.cli(type(config), prog=prog, args=arguments, default=own), own)
 
 
 def _complain(message: str) -> int:

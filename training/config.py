@@ -172,7 +172,7 @@ class TrainConfig:
     out: Path | None = None
     """The run folder. Default: runs/DATA-OBJECTIVE-seedSEED."""
     resume: Path | None = None
-    """Go on with this run folder, with its own settings. Only --device, --devices, --workers may be given, and --data
+    """Go on with this run folder, with its own settings. Only --device, --devices, --workers may be others, and --data
     and --data-dir where the same data lies elsewhere now."""
 
 

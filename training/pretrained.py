@@ -87,7 +87,7 @@ def defaults_of(config: TrainConfig) -> TrainConfig:
         CheckpointError: they are of a run that is damaged.
     """
     source = None if config.weights is None else run_named_by(config.weights.expanduser())
-    if source is None or config.resume is not None:
+    if source is None:
         return TrainConfig()
     run = checkpoint.open_any(source[0])
     image = run.problem.image

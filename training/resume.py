@@ -23,6 +23,40 @@ DATA_MAY_CHANGE = ("data", "data_dir", "workers")
 SAME_PICTURE = 8.0
 
 
+def own_settings(config: C) -> C:
+    """The settings of the run that config.resume names.
+
+    Raises:
+        CheckpointError: there is no such run in the folder.
+    """
+    assert config.resume is not None
+    return checkpoint.open_kind(config.resume.expanduser(), type(config)).config
+
+
+def given_settings(read: C, own: C) -> C:
+    """What a command line gives to a run, as `open_to_continue` takes it: all that was not given is at its default.
+
+    read: its settings, read with the run's own as their defaults, so that what is given is known from what is not.
+
+    Raises:
+        ConfigError: a setting was given that a run cannot change on the way.
+    """
+    usual, usual_data = type(read)(), DataConfig()
+    new = _given(read, own, MAY_CHANGE)
+    new_data = _given(absolute_paths(read.data), absolute_paths(own.data), DATA_MAY_CHANGE)
+    # what is given at its default could not be told from what is not given
+    unseen = [name for name, value in new.items() if value == getattr(usual, name)]
+    unseen += [name for name, value in new_data.items() if value == getattr(usual_data, name)]
+    _refuse(_changed(read, own, "", MAY_CHANGE) + [_flag(name) for name in unseen])
+    return dataclasses.replace(usual, data=dataclasses.replace(usual_data, **new_data), **new)
+
+
+def _given(read: Any, own: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """Those of the settings with these names that are not the run's own."""
+    values = {name: getattr(read, name) for name in names}
+    return {name: value for name, value in values.items() if value != getattr(own, name)}
+
+
 def open_to_continue(config: C, folder: Path) -> Run[C]:
     """The run in a folder, with what may change of its settings taken from config where it was given there.
 
@@ -31,11 +65,7 @@ def open_to_continue(config: C, folder: Path) -> Run[C]:
         CheckpointError: there is no run in the folder.
         DataError: the run is not complete, and the file or folder of its data is not there.
     """
-    refused = changed_settings(config)
-    if refused:
-        raise ConfigError(
-            f"{', '.join(refused)} cannot be given with --resume: a run goes on with its own settings"
-        )
+    _refuse(changed_settings(config))
     run = checkpoint.open_kind(folder, type(config))
     new = {name: getattr(config.data, name) for name in DATA_MAY_CHANGE}
     given = {name: value for name, value in new.items() if value != getattr(DataConfig(), name)}
@@ -113,6 +143,13 @@ def check_kept(run: Run[Any], name: str, val: Batches) -> None:
         )
 
 
+def _refuse(flags: list[str]) -> None:
+    if flags:
+        raise ConfigError(
+            f"{', '.join(flags)} cannot be given with --resume: a run goes on with its own settings"
+        )
+
+
 def changed_settings(config: Any) -> list[str]:
     """The flags that differ from their defaults and that a run cannot change on the way."""
     return _changed(config, type(config)(), "", MAY_CHANGE)
@@ -126,5 +163,9 @@ def _changed(group: Any, default: Any, prefix: str, free: tuple[str, ...]) -> li
             may = DATA_MAY_CHANGE if name == "data" else ()
             below += _changed(value, usual, f"{name}." if name in PREFIXED else "", may)
         elif name not in free and value != usual:
-            flags.append(f"--{prefix}{name.replace('_', '-')}")
+            flags.append(_flag(prefix + name))
     return flags + below
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -62,9 +62,14 @@ def test_another_backbone_than_the_runs_is_refused(
     assert "(resnet8) holds no weights of resnet20" in said
 
 
-def test_resume_complains_of_the_weights_alone(refused: Command, encoder: Run[PretrainConfig]):
-    said = refused("train", "--resume", encoder.folder, "--weights", encoder.folder)
+def test_resume_complains_of_other_weights_alone(
+    carried_out: Command, refused: Command, encoder: Run[PretrainConfig], tmp_path: Path
+):
+    run = tmp_path / "run"
+    carried_out(*training(encoder, run))
+    said = refused("train", "--resume", run, "--weights", encoder.folder / "best")
     assert "viewfold: --weights cannot be given with --resume" in said
+    assert "complete already" in carried_out("train", "--resume", run, "--weights", encoder.folder)
 
 
 def test_commands_that_are_proposed_name_their_folders_as_a_shell_takes_them(

@@ -17,7 +17,7 @@ from training.config import (
 )
 from training.errors import ConfigError
 from training.progress import Progress
-from training.resume import changed_settings
+from training.resume import changed_settings, given_settings
 from training.setup import (
     image_spec,
     random_flips,
@@ -51,6 +51,27 @@ def test_changed_settings_are_named_as_flags():
     )
     expected = {"--epochs", "--batch-size", "--out", "--image-size", "--val-fraction"}
     assert set(changed_settings(config)) == expected | {"--optim.weight-decay"}
+
+
+def test_what_is_given_to_a_run_is_what_differs_from_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    data = DataConfig(data="cifar10", data_dir=Path("/there"), workers=1)
+    own = TrainConfig(data=data, epochs=3, seed=1, device="cpu", devices=2)
+    read = dataclasses.replace(own, resume=Path("run"))
+    assert given_settings(read, own) == TrainConfig(resume=Path("run"))  # and nothing else
+    # a folder by its default name is another one than the run's
+    here = dataclasses.replace(read, data=dataclasses.replace(data, data_dir=Path("data")))
+    assert given_settings(here, own).data == DataConfig(data_dir=tmp_path / "data")
+    more = dataclasses.replace(read, device="cuda", devices=4, epochs=60)
+    with pytest.raises(ConfigError, match=r"^--epochs cannot be given with --resume"):
+        given_settings(more, own)
+    taken = given_settings(dataclasses.replace(more, epochs=3), own)
+    assert taken == TrainConfig(resume=Path("run"), device="cuda", devices=4)
+    digits = dataclasses.replace(data, data="digits")
+    with pytest.raises(ConfigError, match=r"^--device, --data cannot be given with --resume"):
+        given_settings(dataclasses.replace(read, device="auto", data=digits), own)
 
 
 @pytest.mark.parametrize(
