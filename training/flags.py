@@ -1,4 +1,4 @@
-"""The settings of a run as they leave its machine: without a path of it, and flat, by the names of their flags."""
+"""The settings of a run by the names of their flags, and as they leave its machine: without a path of it."""
 
 import dataclasses
 import typing
@@ -28,12 +28,12 @@ def without_paths(config: Settings) -> Settings:
 
 def flags(config: Settings) -> dict[str, str]:
     """Every setting by its flag, without the dashes before it and without paths: {"optim.lr": "0.1", "cutmix": "1"}."""
-    flat = _flat(without_paths(config))
+    flat = by_flag(without_paths(config))
     return {flag: _text(value) for flag, value in flat.items() if flag not in PLACES}
 
 
-def _flat(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass of dataclasses, called as tyro calls their flags."""
+def by_flag(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass of dataclasses, called as tyro calls their flags, less the dashes before it."""
     hints = typing.get_type_hints(type(config), include_extras=True)
     found: dict[str, Any] = {}
     for field in dataclasses.fields(config):
@@ -44,7 +44,7 @@ def _flat(config: Any) -> dict[str, Any]:
         about = getattr(hints[field.name], "__metadata__", ())
         # by tyro.conf.arg(name="") the flags of what is inside stand for themselves
         prefix = "" if any(getattr(one, "name", None) == "" for one in about) else f"{name}."
-        found |= {prefix + key: inner for key, inner in _flat(value).items()}
+        found |= {prefix + key: inner for key, inner in by_flag(value).items()}
     return found
 
 

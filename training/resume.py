@@ -11,13 +11,13 @@ from training.batches import Batches
 from training.checkpoint import C, Run
 from training.config import DataConfig, absolute_paths
 from training.errors import ConfigError, DataError
+from training.flags import by_flag
 from training.progress import Progress
 from training.setup import Prepared, kept_images, read_splits
 from training.splits import Dataset
 
 # settings that may be given with --resume, of the run and of its data
 MAY_CHANGE = ("device", "devices", "resume")
-PREFIXED = ("optim", "views")  # groups of settings whose flags begin with the group's name
 DATA_MAY_CHANGE = ("data", "data_dir", "workers")
 # grey levels, on average over a picture: another picture differs by more, another decoder's by less but for a few
 SAME_PICTURE = 8.0
@@ -47,7 +47,7 @@ def given_settings(read: C, own: C) -> C:
     # what is given at its default could not be told from what is not given
     unseen = [name for name, value in new.items() if value == getattr(usual, name)]
     unseen += [name for name, value in new_data.items() if value == getattr(usual_data, name)]
-    _refuse(_changed(read, own, "", MAY_CHANGE) + [_flag(name) for name in unseen])
+    _refuse(changed_settings(read, own) + [_flag(name) for name in unseen])
     return dataclasses.replace(usual, data=dataclasses.replace(usual_data, **new_data), **new)
 
 
@@ -150,21 +150,12 @@ def _refuse(flags: list[str]) -> None:
         )
 
 
-def changed_settings(config: Any) -> list[str]:
-    """The flags that differ from their defaults and that a run cannot change on the way."""
-    return _changed(config, type(config)(), "", MAY_CHANGE)
-
-
-def _changed(group: Any, default: Any, prefix: str, free: tuple[str, ...]) -> list[str]:
-    flags, below = [], []
-    for field in dataclasses.fields(group):
-        name, value, usual = field.name, getattr(group, field.name), getattr(default, field.name)
-        if dataclasses.is_dataclass(value):
-            may = DATA_MAY_CHANGE if name == "data" else ()
-            below += _changed(value, usual, f"{name}." if name in PREFIXED else "", may)
-        elif name not in free and value != usual:
-            flags.append(_flag(prefix + name))
-    return flags + below
+def changed_settings(config: C, own: C | None = None) -> list[str]:
+    """The flags that a run cannot change on the way and that differ from its own settings. None: from the defaults."""
+    usual = by_flag(type(config)() if own is None else own)
+    free = [_flag(name) for name in (*MAY_CHANGE, *DATA_MAY_CHANGE)]
+    changed = [_flag(name) for name, value in by_flag(config).items() if value != usual[name]]
+    return [flag for flag in changed if flag not in free]
 
 
 def _flag(name: str) -> str:

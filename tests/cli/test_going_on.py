@@ -69,7 +69,7 @@ def test_runs_own_values_and_what_may_change_do_no_harm(
 def test_pretraining_is_gone_on_with_alike(refused: Command, carried_out: Command, tmp_path: Path):
     folder = pretrain(pretraining(tmp_path, "simclr", epochs=1)).folder
     said = refused("pretrain", "--resume", folder, "--method", "simsiam", "--optim.warmup", "0.3")
-    assert "--method, --optim.warmup cannot be given with --resume" in said
+    assert "--optim.warmup, --method cannot be given with --resume" in said
     assert "complete already" in carried_out("pretrain", "--resume", folder, "--method", "simclr")
 
 

@@ -166,7 +166,7 @@ def test_other_settings_are_refused_with_resume(
         if complete
         else interrupted(tmp_path, monkeypatch)
     )
-    with pytest.raises(ConfigError, match=r"--epochs, --optim\.lr cannot be given with --resume"):
+    with pytest.raises(ConfigError, match=r"--optim\.lr, --epochs cannot be given with --resume"):
         train(TrainConfig(resume=folder, epochs=7, optim=OptimConfig(lr=1.0)))
 
 
