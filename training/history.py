@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -38,12 +39,18 @@ def columns(val: Mapping[str, Metrics]) -> dict[str, float]:
     return row
 
 
-class History:
-    """The rows of metrics.csv and TensorBoard's scalars of one run."""
+class History(AbstractContextManager["History"]):
+    """The rows of metrics.csv and TensorBoard's scalars of one run. Leaving it ends the file of scalars."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "metrics.csv"
         self._folder = folder / "tensorboard"
+        self._board: SummaryWriter | None = None
+
+    def __exit__(self, *_: object) -> None:
+        if self._board is not None:
+            self._board.close()
+            self._board = None
 
     def add(
         self,
@@ -66,10 +73,12 @@ class History:
             if columns is None:
                 writer.writeheader()
             writer.writerow(row)
-        with SummaryWriter(str(self._folder), purge_step=epoch) as board:
-            for name, value in row.items():
-                if name not in ("epoch", "step"):
-                    board.add_scalar(name, value, epoch)
+        if self._board is None:  # one file for every time that the run is gone on with
+            self._board = SummaryWriter(str(self._folder), purge_step=epoch)
+        for name, value in row.items():
+            if name not in ("epoch", "step"):
+                self._board.add_scalar(name, value, epoch)
+        self._board.flush()
 
     def _columns(self) -> list[str] | None:
         """What the file's header names, if it is there: a run goes on with the columns that it began with."""

@@ -156,7 +156,7 @@ def _run(command: Command[C], config: C, run: Run[C] | None, folder: Path, team:
             training.history.truncate(position.step // training.steps_per_epoch)
     if work.fresh:  # so that going on never needs the pretrained weights again
         _save_last(training, position)
-    with interruption(patient=team.size > 1) as interrupted:
+    with training.history, interruption(patient=team.size > 1) as interrupted:
         finished = _epochs(training, position, interrupted)
     with team.first_ahead():  # the others leave a run that is complete
         if finished and team.first:
