@@ -85,6 +85,8 @@ def set_up(run: Run, team: Team, start: Start | None = None) -> Learner:
         teacher = Teacher(average.module, objective(config.objective).modes)
     elif config.teacher is not None:
         teacher = load_teacher(run).to(team.device)
+        if config.channels_last:
+            teacher = teacher.to(memory_format=torch.channels_last)
     balanced = balance(config.loss, problem.class_counts, scale=COSINE_SCALE, device=team.device)
     return Learner(
         config, problem, fabric, network, module, optimizer, average, teacher, balanced, team
