@@ -88,7 +88,7 @@ def test_interruption_says_how_to_go_on_and_other_settings_are_refused(
     changed = PretrainConfig(
         resume=folder, method="byol", views=ViewsConfig(flip=0.1), optim=OptimConfig(lr=1.0)
     )
-    with pytest.raises(ConfigError, match=r"--method, .*--views.flip cannot be given with"):
+    with pytest.raises(ConfigError, match=r"--views.flip, --method cannot be given with"):
         pretrain(changed)
 
 
