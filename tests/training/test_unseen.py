@@ -12,6 +12,7 @@ import torch
 from tests.training.data_sets import striped, write_npz
 from tests.training.pretraining import pretraining
 from tests.training.runs import settings
+from training import unseen
 from training.batches import ResidentBatches
 from training.checkpoint import Run, read_validation_images
 from training.classify import train
@@ -152,3 +153,14 @@ def test_place_is_the_same_by_any_way_of_writing_it(
     assert same_place(classifier, DataConfig(data=f"npz:{path.name}"))
     assert not same_place(classifier, DataConfig(data=f"npz:other/{path.name}"))
     assert not same_place(classifier, DataConfig(data="digits"))
+
+
+def test_pictures_are_not_looked_at_where_the_splits_are_made_alike(
+    classifier: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    looked = []
+    monkeypatch.setattr(unseen, "holds", lambda *_: looked.append(True))
+    data = moved(classifier, tmp_path)
+    for split in (data, dataclasses.replace(data, split_seed=3)):
+        unseen.check_pictures(classifier, split, classifier.problem.classes, [], "a run")
+    assert looked == [True]
