@@ -180,8 +180,10 @@ def _entry(subject: Subject, measured: dict[str, Any]) -> compare.Entry:
     config, found = subject.config, subject.found
     if isinstance(found, Run):
         return compare.Entry(config, lineage.of_run(found), measured)
-    weights = found.manifest.provenance.get("pretrained_weights")
-    return compare.Entry(config, lineage.of_config(config, weights), measured)
+    told = found.manifest.provenance
+    own = lineage.of_config(config, told.get("pretrained_weights"))
+    # a bundle from before they were told has their names alone, which `own` has
+    return compare.Entry(config, own | told.get("learnt_from", {}), measured)
 
 
 def _mode(answer: Tensor, labels: Tensor, passes: float, classes: Sequence[str]) -> dict[str, Any]:

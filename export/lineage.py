@@ -26,7 +26,12 @@ def of_run(run: Run[Any], after: frozenset[Path] = frozenset()) -> dict[str, str
 
     What can no longer be read counts by its name, as in `of_config`. after: the runs that learnt from this one.
     """
-    found = of_config(run.config, run.problem.pretrained_weights)
+    return of_config(run.config, run.problem.pretrained_weights) | learnt_from(run, after)
+
+
+def learnt_from(run: Run[Any], after: frozenset[Path] = frozenset()) -> dict[str, str]:
+    """The part of `of_run` that says what the runs are that it learnt from; no path, so a bundle can tell it."""
+    found: dict[str, str] = {}
     for flag, (origin, which) in _origins(run).items():
         if origin.folder.resolve() not in after:
             own = of_run(origin, after | {run.folder.resolve()}) | {"checkpoint": which}

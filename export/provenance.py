@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from export import lineage
 from training import data
 from training.checkpoint import Run
 from training.config import TrainConfig
@@ -11,13 +12,17 @@ from training.teacher import has_teacher, open_kept
 
 
 def provenance(run: Run[Any]) -> dict[str, Any]:
-    """The data, the weights that training began with, the seed, the settings and the versions of a run."""
+    """The data, the weights that training began with, the seed, the settings and the versions of a run.
+
+    And the settings of the runs that it learnt from, a teacher or `--weights`: their folders' names say too little.
+    """
     taught = isinstance(run.config, TrainConfig) and has_teacher(run)
-    learnt_from = open_kept(run).problem.pretrained_weights if taught else None
+    weights_of_teacher = open_kept(run).problem.pretrained_weights if taught else None
     return {
         "data": data.bare_name(run.config.data.data),
         "pretrained_weights": run.problem.pretrained_weights,
-        "teacher_pretrained_weights": learnt_from,
+        "teacher_pretrained_weights": weights_of_teacher,
+        "learnt_from": lineage.learnt_from(run),
         "seed": run.config.seed,
         "config": to_dict(without_paths(run.config)),
         "versions": run.problem.versions,

@@ -1,6 +1,7 @@
 """A run that was folded from another: its bundle answers in one pass and, by its teacher, in all of them."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,18 +81,33 @@ def test_printed_answers_of_the_teacher_are_marked(
     assert "(teacher)" not in capsys.readouterr().out
 
 
-def test_rows_know_a_runs_teacher_by_its_settings_and_a_bundles_by_its_name(
-    bundle: Path, folded: Run
-):
+def test_rows_know_a_teacher_by_its_settings(bundle: Path, folded: Run):
     paths = (folded.folder, bundle)
     table = evaluate(EvaluateConfig(paths, data=folded.config.data.data))["table"]
     assert [(row["row"], row["mode"]) for row in table] == [
-        ("distill, engine torch, teacher sla", "distilled"),
-        ("distill, engine torch, teacher sla", "aggregated"),
-        ("distill, engine onnxruntime, teacher run", "distilled"),
-        ("distill, engine onnxruntime, teacher run", "aggregated"),
-        ("distill, engine onnxruntime, teacher run", "auto"),
+        ("distill, engine torch", "distilled"),
+        ("distill, engine torch", "aggregated"),
+        ("distill, engine onnxruntime", "distilled"),
+        ("distill, engine onnxruntime", "aggregated"),
+        ("distill, engine onnxruntime", "auto"),
     ]
+
+
+def test_bundle_tells_the_settings_of_its_teacher_and_no_path(bundle: Path, folded: Run):
+    told = contract.read(bundle).manifest.provenance["learnt_from"]
+    expected = {"teacher": "sla", "teacher.transformations": "color3", "teacher.checkpoint": "best"}
+    assert expected.items() <= told.items()
+    assert not any(str(folded.folder.parent.parent) in value for value in told.values())
+
+
+def test_bundle_from_before_has_its_teachers_name(bundle: Path, folded: Run, tmp_path: Path):
+    old = tmp_path / "old"
+    shutil.copytree(bundle, old)
+    manifest = contract.read(bundle).manifest
+    del manifest.provenance["learnt_from"]
+    (old / contract.MANIFEST).write_text(contract.encode(manifest))
+    table = evaluate(EvaluateConfig((bundle, old), data=folded.config.data.data))["table"]
+    assert {row["row"] for row in table} == {"distill, teacher sla", "distill, teacher run"}
 
 
 def test_folded_run_and_its_bundle_are_worth_the_same(bundle: Path, folded: Run, teacher: Run):
