@@ -80,11 +80,33 @@ def instead_of(trained_on: DataConfig, name: str | None, data_dir: Path | None) 
     if data_dir is not None:
         chosen["data_dir"] = data_dir
     taken = dataclasses.replace(trained_on, **chosen)
-    if data_dir is not None and taken.data not in torchvision_sets.SETS:
-        raise DataError(
-            f"--data-dir is where torchvision's data sets lie, and {taken.data} is none of them; leave it out"
-        )
+    if data_dir is not None:
+        _refuse_place_of_others("--data-dir", taken)
     return taken
+
+
+def check_place(config: DataConfig) -> None:
+    """Refuse flags that say where torchvision's data sets lie, or to fetch them, beside other data.
+
+    Raises:
+        DataError: one is given.
+    """
+    if config.data_dir != DataConfig().data_dir:
+        _refuse_place_of_others("--data-dir", config)
+    if config.download:
+        _refuse_place_of_others("--download", config)
+
+
+def _refuse_place_of_others(flag: str, config: DataConfig) -> None:
+    """Refuse a flag of torchvision's data sets beside other data.
+
+    Raises:
+        DataError: the data is none of them.
+    """
+    if config.data not in torchvision_sets.SETS:
+        raise DataError(
+            f"{flag} is for torchvision's data sets, and {config.data} is none of them; leave it out"
+        )
 
 
 def may_be_passed_on(name: str) -> bool:

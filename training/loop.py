@@ -119,6 +119,7 @@ def run(command: Command[C], config: C) -> Run[C]:
     if config.resume is None:
         command.check(config)
         data.check_there(config.data)
+        data.check_place(config.data)
         folder = (config.out or command.default_folder(config)).expanduser()
         checkpoint.check_new(folder)
     else:

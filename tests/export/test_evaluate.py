@@ -93,7 +93,7 @@ def test_other_splits_and_data_can_be_asked_for(trained: Run, tmp_path: Path):
 
 
 def test_place_of_torchvisions_sets_is_refused_for_other_data(trained: Run, tmp_path: Path):
-    with pytest.raises(DataError, match="--data-dir is where torchvision's data sets lie"):
+    with pytest.raises(DataError, match="--data-dir is for torchvision's data sets"):
         evaluate(EvaluateConfig((trained.folder,), data_dir=tmp_path))
 
 

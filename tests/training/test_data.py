@@ -12,7 +12,7 @@ from serving.images import ImageSpec, decode
 from tests.pictures import encoded, scene
 from tests.training.data_sets import pixels, write_npz, write_pictures
 from training.config import DataConfig
-from training.data import instead_of, known_names, load, may_be_passed_on
+from training.data import check_place, instead_of, known_names, load, may_be_passed_on
 from training.errors import DataError
 from training.splits import ArrayPictures, FilePictures, Split, hold_out, split_of
 
@@ -355,5 +355,19 @@ def test_place_of_torchvisions_sets_is_for_them_alone():
     assert instead_of(DataConfig(data="cifar10"), None, where).data_dir == where
     assert instead_of(DataConfig(), "cifar10", where).data_dir == where
     for trained_on, given in (("digits", None), ("cifar10", "npz:x.npz")):
-        with pytest.raises(DataError, match="--data-dir is where torchvision's data sets lie"):
+        with pytest.raises(DataError, match="--data-dir is for torchvision's data sets"):
             instead_of(DataConfig(data=trained_on), given, where)
+
+
+@pytest.mark.parametrize("name", ["digits", "npz:x.npz", "folder:x"])
+@pytest.mark.parametrize(
+    ("flag", "changes"),
+    [("--data-dir", {"data_dir": Path("there")}), ("--download", {"download": True})],
+)
+def test_flags_of_torchvisions_sets_are_refused_beside_other_data(
+    name: str, flag: str, changes: dict[str, Any]
+):
+    check_place(DataConfig(data=name))
+    check_place(DataConfig(data="cifar10", **changes))
+    with pytest.raises(DataError, match=f"{flag} is for torchvision's data sets, and {name} is"):
+        check_place(DataConfig(data=name, **changes))

@@ -156,6 +156,7 @@ def test_more_processes_than_processors_are_refused(given: int | None, kept: int
         ({"epochs": 0}, "--epochs is 0"),
         ({"data": DataConfig(data="npz:nowhere.npz")}, "nowhere.npz does not exist"),
         ({"data": DataConfig(data="cifar11")}, "unknown data 'cifar11'"),
+        ({"data": DataConfig(download=True)}, "--download is for torchvision's data sets"),
         ({"objective": "distill", "teacher": "nowhere"}, "nowhere is not a run"),
         ({"weights": Path("nowhere.pt")}, "nowhere.pt does not exist"),
         ({"out": Path(__file__)}, "is there already"),
