@@ -21,6 +21,7 @@ from training.objectives import Logits
 MOST_IMAGES = 256
 MOST_PIXELS = 4_000_000  # 20 images of 224 x 224 in 4 copies: a gigabyte in a wide network
 Answering = Mapping[str, Network]  # by mode: the network that answers in it
+Reading = tuple[Network, Callable[[Logits], Tensor]]  # a network, and what is kept of what it says
 ECE_BINS = 15  # Guo et al. 2017
 TOP = 5  # of so many classes, or fewer, every answer holds the right one
 Z_95 = NormalDist().inv_cdf(0.975)  # 1.96: 95 % of a normal distribution lies within
@@ -159,7 +160,6 @@ def images_at_once(spec: ImageSpec, copies: int) -> int:
     return max(1, min(MOST_IMAGES, MOST_PIXELS // (spec.height * spec.width * copies)))
 
 
-@torch.inference_mode()
 def class_logits(
     networks: Answering, batches: Batches, *, batch_size: int
 ) -> tuple[dict[str, Tensor], Tensor]:
@@ -167,17 +167,35 @@ def class_logits(
 
     batch_size: images at a time, as `images_at_once` says.
     """
-    asked = set(networks.values())  # each once, however many modes it answers in
+    found, labels = read(readings(networks), batches, batch_size=batch_size)
+    return {mode: logits.float() for mode, logits in found.items()}, labels
+
+
+def readings(networks: Answering) -> dict[str, Reading]:
+    """The class logits of every mode, as `read` takes them."""
+    return {mode: (network, MODES[mode].logits) for mode, network in networks.items()}
+
+
+@torch.inference_mode()
+def read(
+    wanted: Mapping[str, Reading], batches: Batches, *, batch_size: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What is read off the logits of a whole split, on the CPU: ({name: (n, …)}, labels (n,)).
+
+    wanted: the network that is asked, and what of its logits (B, …) is kept. The networks are left in
+    evaluation mode.
+    """
+    asked = {network for network, _ in wanted.values()}  # each once, however much is read of it
     for network in asked:
         network.eval()
-    answers: dict[str, list[Tensor]] = {mode: [] for mode in networks}
+    found: dict[str, list[Tensor]] = {name: [] for name in wanted}
     labels = []
     for images, targets in batches.iterate(in_order(len(batches), batch_size)):
         logits = {network: network(images) for network in asked}
-        for mode, network in networks.items():
-            answers[mode].append(MODES[mode].logits(logits[network]).float().cpu())
+        for name, (network, kept) in wanted.items():
+            found[name].append(kept(logits[network]).cpu())
         labels.append(targets.cpu())
-    return {mode: torch.cat(parts) for mode, parts in answers.items()}, torch.cat(labels)
+    return {name: torch.cat(parts) for name, parts in found.items()}, torch.cat(labels)
 
 
 def probabilities(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from training.batches import Batches
-from training.joint import own_logits
+from training.copies import votes
 from training.network import Network
 from training.transformations import transformed_copies
 
@@ -68,28 +68,23 @@ def worst_mistakes(probabilities: Tensor, labels: Tensor, count: int) -> list[Mi
 def copies_of(
     network: Network, batches: Batches, places: list[int], *, batch_size: int
 ) -> Copies | None:
-    """The images at those places of a split with what every copy of them votes; None of no places.
-
-    A copy's vote is the joint head's P(class | copy, its own transformation), its own column block alone
-    (SLA, section 2.2); where there is no joint head, the class head's, if that was trained on copies.
-    """
+    """The images at those places of a split with what every copy of them votes (copies.py); None of no places."""
     if not places:
         return None
     network.eval()
     images: list[Tensor] = []
-    votes: list[list[Vote]] = []
+    cast: list[list[Vote]] = []
     for given, _ in batches.iterate(
         list(torch.tensor(places, dtype=torch.int64).split(batch_size))
     ):
-        logits = network(given)
-        voting = logits.copies if logits.joint is None else own_logits(logits.joint)  # (B, M, N)
+        voting = votes(network(given))
         if voting is None:
             images.append(given[:, None].cpu())  # (B, 1, H, W, 3)
-            votes += [[] for _ in given]
+            cast += [[] for _ in given]
         else:
             images.append(transformed_copies(given, network.transformations).cpu())
-            votes += [_votes(rows) for rows in voting.float().softmax(2).cpu()]
-    return Copies(torch.cat(images), votes)
+            cast += [_votes(rows) for rows in voting.float().softmax(2).cpu()]
+    return Copies(torch.cat(images), cast)
 
 
 def _mistake(place: int, answer: Tensor, labels: Tensor) -> Mistake:

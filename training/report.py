@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from training import checkpoint
+from training import checkpoint, copies
 from training.answering import (
     at_once,
     by_teacher,
@@ -25,7 +25,7 @@ from training.config import ReportConfig
 from training.data import instead_of
 from training.device import describe, pick_device
 from training.errors import ConfigError
-from training.evaluate import metrics, probabilities
+from training.evaluate import metrics, read, readings
 from training.history import read_history
 from training.mistakes import Gallery, copies_of, worst_mistakes
 from training.progress import Progress, Stopwatch
@@ -106,9 +106,11 @@ def _measure(
             f"The {split} split has {len(batches):,} images now, but {then:,} when the run began."
         )
     batch_size = at_once(networks, run.problem.image)
-    answers, labels = probabilities(networks, batches, batch_size=batch_size)
-    worst = worst_mistakes(next(iter(answers.values())), labels, config.mistakes)
     looking = that_looks(networks)
+    of_copies = copies.readings(looking)
+    found, labels = read(readings(networks) | of_copies, batches, batch_size=batch_size)
+    answers = {mode: found[mode].float().softmax(1) for mode in networks}
+    worst = worst_mistakes(next(iter(answers.values())), labels, config.mistakes)
     places = [mistake.place for mistake in worst]
     gallery = Gallery(
         worst,
@@ -117,6 +119,7 @@ def _measure(
         tuple(transformation.name for transformation in looking.transformations),
         by_teacher=any(by_teacher(run.config, mode) for mode in networks),
     )
+    classes = len(run.problem.classes)
     return Measured(
         split=split,
         answers=answers,
@@ -125,6 +128,7 @@ def _measure(
         passes=passes(networks),
         called={mode: called(run.config, mode) for mode in answers},
         gallery=gallery,
+        copies=copies.copy_accuracy(found, labels, classes) if of_copies else None,
     )
 
 

@@ -11,18 +11,28 @@ from typing import Any
 
 from torch import Tensor
 
-from training import charts
+from training import charts, report_parts
 from training.checkpoint import Run
 from training.config import TrainConfig
 from training.confusion import class_accuracies, confusion_matrix, most_confused
+from training.copies import CopyAccuracy
 from training.data import bare_name
 from training.evaluate import Metrics, confidence_bins
 from training.flags import flags
 from training.mistakes import Gallery
+from training.report_copies import copies_section
 from training.report_mistakes import mistakes_section
-from training.report_parts import figure, heat_map, interval, meter, percent, section, table
+from training.report_parts import (
+    class_table,
+    figure,
+    heat_map,
+    interval,
+    meter,
+    percent,
+    section,
+    table,
+)
 
-MOST_IN_HEAT_MAP = 30  # classes; of more, the pairs that are confused most often are listed
 MOST_PAIRS = 20
 
 
@@ -40,6 +50,7 @@ class Measured:
     passes: dict[str, int]
     called: dict[str, str]
     gallery: Gallery
+    copies: CopyAccuracy | None  # where a head tells transformations
 
     @property
     def default(self) -> str:
@@ -69,6 +80,7 @@ def page(found: Findings) -> str:
             _calibration(measured),
             _confusion(measured, classes),
             _per_class(measured, classes),
+            _copies(measured, classes),
             mistakes_section(measured.gallery, classes, measured.default, measured.split),
         ]
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
@@ -202,7 +214,7 @@ def _confusion(measured: Measured, classes: Sequence[str]) -> str:
     matrix = confusion_matrix(measured.answers[measured.default], measured.labels)
     pairs = most_confused(matrix, MOST_PAIRS)
     caption = f"{measured.default}, {len(measured.labels):,} images of the {measured.split} split"
-    if len(classes) <= MOST_IN_HEAT_MAP:
+    if len(classes) <= report_parts.MOST_CLASSES:
         words = "<p>Rows are the truth, columns the answers, colours the share of a row.</p>"
         body = words + heat_map(matrix.tolist(), classes, caption)
     elif pairs:
@@ -229,9 +241,13 @@ def _per_class(measured: Measured, classes: Sequence[str]) -> str:
         for k in order
     ]
     header = ["class", "images", *modes]
-    shown, hidden = rows[:MOST_IN_HEAT_MAP], rows[MOST_IN_HEAT_MAP:]
-    body = table(header, shown, f"{measured.split} split, the least recognised first")
-    if hidden:
-        more = table(header, hidden)
-        body += f"<details><summary>{len(hidden)} more classes</summary>{more}</details>"
+    body = class_table(header, rows, f"{measured.split} split, the least recognised first")
     return section("classes", "Per-class accuracy", body)
+
+
+def _copies(measured: Measured, classes: Sequence[str]) -> str:
+    if measured.copies is None:
+        return ""
+    gallery = measured.gallery
+    whose = "teacher" if gallery.by_teacher else "network"
+    return copies_section(measured.copies, gallery.transformations, classes, measured.split, whose)

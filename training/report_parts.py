@@ -12,6 +12,9 @@ from serving.images import encode_png
 
 NO_BREAK, NARROW_SPACE = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"
 SHORT_NAME = 4  # letters that stand side by side above a column
+MOST_CLASSES = (
+    30  # of more, a table folds the others away, and a matrix gives way to the worst pairs
+)
 TINY_PX = 64  # pictures up to this side are enlarged without smoothing
 
 
@@ -47,6 +50,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "
     return _scrolling(
         f"<table>{_caption(caption)}{thead}\n<tbody>\n{body}</tbody></table>", caption
     )
+
+
+def class_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """A table with a row for each class; of many classes the later rows are folded away."""
+    shown, hidden = rows[:MOST_CLASSES], rows[MOST_CLASSES:]
+    body = table(header, shown, caption)
+    if hidden:
+        more = table(header, hidden)
+        body += f"<details><summary>{len(hidden)} more classes</summary>{more}</details>"
+    return body
 
 
 def heat_map(counts: Sequence[Sequence[int]], classes: Sequence[str], caption: str) -> str:

@@ -13,13 +13,15 @@ import torch
 
 from tests.training.data_sets import striped, write_npz
 from tests.training.runs import interrupt_after, settings
-from training import report_page
+from training import report_parts
 from training.checkpoint import Run, open_run
 from training.classify import train
 from training.config import AugmentConfig, ReportConfig
 from training.confusion import confusion_matrix
+from training.copies import CopyAccuracy
 from training.errors import CheckpointError, ConfigError, DataError
 from training.report import report
+from training.report_copies import copies_section
 from training.report_parts import heat_map, picture
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -70,7 +72,8 @@ class Page(HTMLParser):
 
 ALL = [
     *("Settings and provenance", "Training curves", "Accuracy against forward passes"),
-    *("Reliability diagrams", "Confusion matrix", "Per-class accuracy", "The worst mistakes"),
+    *("Reliability diagrams", "Confusion matrix", "Per-class accuracy", "Transformed copies"),
+    "The worst mistakes",
 ]
 
 
@@ -105,7 +108,8 @@ def test_page_of_a_complete_run_is_whole_and_loads_nothing(
     path = report(ReportConfig(run.folder, out=tmp_path / "page.html"))
     found = Page(path)
     assert path == tmp_path / "page.html"
-    assert found.headings == ALL
+    untold = {"Transformed copies"} if objective in ("da", "baseline") else set()
+    assert found.headings == [heading for heading in ALL if heading not in untold]
     assert len(found.ids) == len(set(found.ids))
     assert "http" not in found.source
     assert all(address.startswith(("data:", "#")) for address in found.addresses)
@@ -192,6 +196,26 @@ def test_a_folded_runs_page_says_that_its_teacher_votes(
     assert "what each transformed copy votes" in own.text
     assert "teacher votes" not in own.text
     assert "(teacher)" not in own.source
+
+
+def test_page_says_who_looked_at_the_copies(folded: Run, runs: dict[str, Run], tmp_path: Path):
+    for run, whose in ((runs["sla"], "network"), (folded, "teacher")):
+        found = Page(report(ReportConfig(run.folder, out=tmp_path / f"{whose}.html")))
+        assert f"The {whose} looked at every image under each transformation" in found.text
+
+
+def test_a_class_without_images_is_told_last():
+    right = torch.tensor([[0, 0], [1, 0], [2, 1]])
+    accuracy = CopyAccuracy(torch.tensor([0, 2, 2]), right, right.flip(1))
+    section = copies_section(
+        accuracy, ("identity", "turned"), ["none", "worse", "<better>"], "val", "network"
+    )
+    names = re.findall('<tr><th scope="row">(.*?)</th>', section)
+    assert names == ["identity", "turned", "worse", "&lt;better&gt;", "none"]
+    told = [float(share) for share in re.findall('<meter value="(.*?)"', section)]
+    assert told == [3 / 4, 1 / 4, 1 / 4, 3 / 4, 1 / 4, 1 / 4, 3 / 4, 3 / 4]
+    assert section.count("no images") == 2
+    assert "4 images of the val split" in section
 
 
 def test_page_lies_in_the_run_which_stays_one(runs: dict[str, Run], tmp_path: Path):
@@ -292,11 +316,11 @@ def test_data_of_other_classes_is_refused(runs: dict[str, Run], tmp_path: Path):
 def test_many_classes_are_listed_by_their_most_confused_pairs(
     runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(report_page, "MOST_IN_HEAT_MAP", 1)
+    monkeypatch.setattr(report_parts, "MOST_CLASSES", 1)
     found = Page(report(ReportConfig(runs["sla"].folder, out=tmp_path / "page.html")))
     assert "taken for" in found.text
     assert 'class="heat"' not in found.source
-    assert "1 more classes" in found.text
+    assert found.text.count("1 more classes") == 2  # by mode, and by what is told of the copies
 
 
 def test_heat_map_holds_every_count_and_no_markup_of_names():
