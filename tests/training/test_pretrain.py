@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -102,6 +103,21 @@ def test_losses_are_written_down_by_name_and_add_up(tmp_path: Path):
         total = parts["simclr"] + parts["augself_crop"] + 0.5 * parts["augself_color"]
         assert float(row["train_loss"]) == pytest.approx(total, rel=1e-5)
         assert {"feature_std", "effective_rank", "val_knn_top1"} <= row.keys()
+
+
+def test_neighbours_of_the_held_out_images_are_those_that_are_learnt_from(tmp_path: Path):
+    """Black and white pictures are told apart by any encoder; of the held-out ones every label is wrong."""
+    images = np.zeros((36, 8, 8, 3), np.uint8)
+    labels = np.arange(36) % 2
+    images[labels == 1] = 255
+    path = tmp_path / "set.npz"
+    held = {"val_images": images[:12], "val_labels": 1 - labels[:12]}
+    np.savez(
+        path, train_images=images, train_labels=labels, **held,
+        test_images=images[:4], test_labels=labels[:4],
+    )  # fmt: skip
+    run = pretrain(pretraining(tmp_path, epochs=1))
+    assert float(rows(run.folder)[0]["val_knn_top1"]) == 0
 
 
 def test_encoder_is_kept_alone_and_is_that_of_the_last_epoch(tmp_path: Path):
