@@ -91,7 +91,8 @@ def check_place(config: DataConfig) -> None:
     Raises:
         DataError: one is given.
     """
-    if config.data_dir != DataConfig().data_dir:
+    # by absolute paths: those of a run are
+    if config.data_dir.expanduser().resolve() != DataConfig().data_dir.resolve():
         _refuse_place_of_others("--data-dir", config)
     if config.download:
         _refuse_place_of_others("--download", config)

@@ -11,7 +11,7 @@ from serving import images
 from serving.images import ImageSpec, decode
 from tests.pictures import encoded, scene
 from tests.training.data_sets import pixels, write_npz, write_pictures
-from training.config import DataConfig
+from training.config import DataConfig, absolute_paths
 from training.data import check_place, instead_of, known_names, load, may_be_passed_on
 from training.errors import DataError
 from training.splits import ArrayPictures, FilePictures, Split, hold_out, split_of
@@ -368,6 +368,7 @@ def test_flags_of_torchvisions_sets_are_refused_beside_other_data(
     name: str, flag: str, changes: dict[str, Any]
 ):
     check_place(DataConfig(data=name))
+    check_place(absolute_paths(DataConfig(data=name)))
     check_place(DataConfig(data="cifar10", **changes))
     with pytest.raises(DataError, match=f"{flag} is for torchvision's data sets, and {name} is"):
         check_place(DataConfig(data=name, **changes))
