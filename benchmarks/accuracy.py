@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from scipy import stats
 
+from benchmarks.chosen import among
 from benchmarks.experiments import EXPERIMENTS, Comparison, Experiment
 from training.checkpoint import Run
 from training.checksums import SUMS
@@ -57,8 +58,10 @@ def main() -> None:
     torch.set_num_threads(settings.threads)
     place = Place(settings.results, settings.runs, settings.data)
     experiment = EXPERIMENTS[settings.experiment]
-    for seed in settings.seeds or experiment.seeds:
-        for row in settings.rows or experiment.rows:
+    seeds = among("seed", settings.seeds, experiment.seeds)
+    rows = among("row", settings.rows, tuple(experiment.rows))
+    for seed in seeds:
+        for row in rows:
             if not obtain(settings.experiment, row, seed, place):
                 command = f"python -m benchmarks.accuracy {settings.experiment}"
                 raise SystemExit(f"interrupted; `{command}` goes on")

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.accuracy import alone, begun, interval, unchanged
+from benchmarks.chosen import among
 from training.awareness import measure
 from training.checkpoint import Run
 from training.config import DataConfig, OptimConfig
@@ -125,8 +126,10 @@ def main() -> None:
     torch.set_num_threads(settings.threads)
     place = Place(settings.data, settings.results, settings.runs)
     experiment = EXPERIMENTS[settings.experiment]
-    for seed in settings.seeds or experiment.seeds:
-        for row in settings.rows or experiment.rows:
+    seeds = among("seed", settings.seeds, experiment.seeds)
+    rows = among("row", settings.rows, tuple(experiment.rows))
+    for seed in seeds:
+        for row in rows:
             if not obtain(settings.experiment, row, seed, place):
                 raise SystemExit("interrupted; the same command goes on")
 

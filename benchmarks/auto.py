@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.accuracy import Place, add_place, alone, interval, run, settings_of, unchanged
+from benchmarks.chosen import among
 from benchmarks.experiments import EXPERIMENTS
 from export import calibrate, threshold
 from export.graphs import first_pass, shares_first_pass
@@ -88,7 +89,7 @@ def main() -> None:
     settings = parser.parse_args()
     torch.set_num_threads(settings.threads)
     place = Place(settings.results, settings.runs, settings.data)
-    for seed in settings.seeds or EXPERIMENTS[settings.experiment].seeds:
+    for seed in among("seed", settings.seeds, EXPERIMENTS[settings.experiment].seeds):
         for row in ROWS:
             if not obtain(settings.experiment, row, seed, place):
                 raise SystemExit("interrupted; the same command goes on")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from benchmarks import accuracy
 from benchmarks.accuracy import Place
+from benchmarks.chosen import among
 from benchmarks.experiments import EXPERIMENTS, Experiment, tiny
 
 # (experiment, row): every one with the first seed, then every one with the second. A teacher before who learns from it,
@@ -108,13 +109,8 @@ def chosen(steps: list[Step], only: list[str] | None, seeds: list[int] | None) -
         SystemExit: there is no step of a name, or none with a seed.
     """
     names = list(dict.fromkeys(step.name for step in steps))
-    for name in only or []:
-        if name not in names:
-            raise SystemExit(f"there is no step {name!r}; choose from {names}")
-    there = sorted({step.seed for step in steps if step.seed is not None})
-    for seed in seeds or []:
-        if seed not in there:
-            raise SystemExit(f"there is no seed {seed}; choose from {there}")
+    among("step", only, names)
+    among("seed", seeds, sorted({step.seed for step in steps if step.seed is not None}))
     return [
         step
         for step in steps

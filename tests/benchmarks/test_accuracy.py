@@ -37,6 +37,22 @@ def test_table_has_mean_and_sample_deviation_of_every_row():
     assert lines[1]["top1"]["sd"] is None
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--seeds", "9"], r"no seed 9; choose from \[0, 1, 2, 3, 4\]"),
+        (["--rows", "basline"], r"no row 'basline'; choose from \['baseline', "),
+    ],
+)
+def test_unknown_seeds_and_rows_are_refused_before_anything_is_trained(
+    given: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(accuracy, "obtain", lambda *_: pytest.fail("something is trained"))
+    monkeypatch.setattr("sys.argv", ["accuracy", "digits", *given, "--results", str(tmp_path)])
+    with pytest.raises(SystemExit, match=said):
+        accuracy.main()
+
+
 def test_every_row_sees_the_same_split_and_five_seeds():
     for name, experiment in EXPERIMENTS.items():
         assert len(set(experiment.seeds)) >= (3 if name == "folding" else 5)
