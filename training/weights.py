@@ -33,9 +33,12 @@ def read_file(path: Path) -> dict[str, Any]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of whatever bytes fails in whatever way
+        said = first_line(error)
+        # torch's words of code in a file advise to execute it
+        why = "" if "weights_only" in said else f" ({said})"
         raise WeightsError(
-            f"{path} cannot be read as weights ({first_line(error)}); give .safetensors, or what torch.save "
-            "made of a state dict: a file with code in it is not executed"
+            f"{path} cannot be read as weights{why}; give .safetensors, or what torch.save made of a state dict: "
+            "a file with code in it is not executed"
         ) from None
     while isinstance(content, Mapping):
         inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
