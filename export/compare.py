@@ -8,6 +8,7 @@ from typing import Any
 from training.answering import called
 from training.config import TrainConfig
 from training.data import bare_name
+from training.flags import flags
 
 METRICS = ("top1", "top5", "nll", "ece")
 
@@ -82,12 +83,24 @@ def _row_names(groups: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _named(groups: Sequence[dict[str, str]]) -> list[str]:
-    """By the objective, and the flags that differ between those that have them (not all have a teacher's)."""
-    flags = dict.fromkeys(flag for group in groups for flag in group if flag != "objective")
-    others = [flag for flag in flags if len({g[flag] for g in groups if flag in g}) > 1]
+    """By the objective, and the flags that differ between those that have them (not all have a teacher's).
+
+    What a row has by default is not said of it: another row says what it has instead.
+    """
+    given = dict.fromkeys(flag for group in groups for flag in group if flag != "objective")
+    others = [flag for flag in given if len({g[flag] for g in groups if flag in g}) > 1]
+    usual = {flag: value for flag, value in flags(TrainConfig()).items() if flag != "data"}
+    usual |= {f"teacher.{flag}": value for flag, value in usual.items()}
     return [
         ", ".join(
-            [group["objective"], *(f"{flag} {group[flag]}" for flag in others if flag in group)]
+            [
+                group["objective"],
+                *(
+                    f"{flag} {group[flag]}"
+                    for flag in others
+                    if flag in group and group[flag] != usual.get(flag)
+                ),
+            ]
         )
         for group in groups
     ]
