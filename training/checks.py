@@ -18,6 +18,11 @@ from training.transformations import transformation_set
 
 # side in pixels, far beyond what networks are trained at: one picture of it is 200 MB as float32, before its copies
 MAX_IMAGE_SIZE = 4096
+UNTOLD = "the joint label of a mirrored image could not be told; leave --flip out"
+TEMPERATURES = (
+    0.01,
+    1000.0,
+)  # beyond them a softmax is one class, or all of them, and rounding the rest
 
 
 def check_settings(config: TrainConfig) -> None:
@@ -35,16 +40,23 @@ def check_settings(config: TrainConfig) -> None:
     check_teacher(config)
     check_unused(config)
     if config.augment.flip == "on" and mirrors(config):
-        raise ConfigError(
-            "--flip on with flip among the transformations: the joint label of a mirrored image could not "
-            "be told; leave --flip out"
-        )
+        raise ConfigError(f"--flip on with flip among the transformations: {UNTOLD}")
     default_image_size(config.backbone)
     check_flags(config)
     find_policy(config.augment.policy)
     find_weights(config.loss.class_weights)
     optim.learning_rate(0, 1, config.optim)
     check_ranges(config)
+
+
+def check_flips(config: TrainConfig, teacher: TrainConfig) -> None:
+    """Refuse to mirror images at random that a teacher is asked about mirrored and not. teacher: its settings.
+
+    Raises:
+        ConfigError: --flip on, and the teacher has flip among its transformations.
+    """
+    if config.augment.flip == "on" and mirrors(teacher):
+        raise ConfigError(f"--flip on with flip among the teacher's transformations: {UNTOLD}")
 
 
 def check_teacher(config: TrainConfig) -> None:
@@ -139,6 +151,7 @@ def check_ranges(config: TrainConfig) -> None:
             "--epochs": (config.epochs, 1, math.inf),
             "--batch-size": (config.batch_size, 2, math.inf),
             "--beta": (config.loss.beta, 0, math.inf),
+            "--temperature": (config.loss.temperature, *TEMPERATURES),
             "--ldam": (0.0 if config.loss.ldam is None else config.loss.ldam, 0, 1),
             "--label-smoothing": (config.loss.label_smoothing, 0, 0.99),
             "--crop-padding": (config.augment.crop_padding, 0, 1),
@@ -158,7 +171,6 @@ def check_ranges(config: TrainConfig) -> None:
     )
     refuse_zero(
         {
-            "--temperature": config.loss.temperature,
             "--optim.backbone-lr-factor": backbone_lr_factor(config),
         }
     )

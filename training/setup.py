@@ -10,7 +10,7 @@ from training import checkpoint, data
 from training.backbones import TIMM, build_backbone, default_image_size
 from training.batches import Batch, Batches, prepare
 from training.checkpoint import Problem, Run
-from training.checks import mirrors
+from training.checks import check_flips, mirrors
 from training.config import DataConfig, TrainConfig, absolute_paths, default_folder
 from training.device import pick_compile, pick_precision
 from training.devices import check_shares
@@ -64,6 +64,7 @@ def start_run(
     spec = image_spec(config.data, config.backbone, dataset.size)
     if teacher is not None:
         check_problem(teacher, dataset.classes, spec)
+        check_flips(config, teacher.config)
     transforms = objective(config.objective).transforms  # a baseline looks at no transformation
     transformations = transformation_set(config.transformations) if transforms else ()
     check_image_size(transformations, spec.height, spec.width)
@@ -82,7 +83,7 @@ def start_run(
     check_shares(min(config.batch_size, len(prepared.train)), config.devices or 1)
     prepared = dataclasses.replace(prepared, start=start)
     check_colours(prepared.train, transformations, progress)
-    problem = describe_problem(config, dataset, spec, prepared)
+    problem = describe_problem(config, dataset, spec, prepared, teacher)
     images, labels = kept_images(prepared.val)
     config = settled(config, device, len(prepared.train))
     return checkpoint.create_run(folder, config, problem, images, labels, teacher), prepared
@@ -94,9 +95,13 @@ def kept_images(val: Batches) -> Batch:
 
 
 def describe_problem(
-    config: TrainConfig, dataset: Dataset, spec: ImageSpec, prepared: Prepared
+    config: TrainConfig,
+    dataset: Dataset,
+    spec: ImageSpec,
+    prepared: Prepared,
+    teacher: Run | None,
 ) -> Problem:
-    """What the data decides of a run."""
+    """What the data, and the teacher, decide of a run."""
     mean, std = normalisation(prepared)
     start = prepared.start
     return Problem(
@@ -105,7 +110,7 @@ def describe_problem(
         mean=mean,
         std=std,
         crop_padding_px=round(config.augment.crop_padding * min(spec.height, spec.width)),
-        flip=random_flips(config, dataset),
+        flip=random_flips(config, dataset, None if teacher is None else teacher.config),
         counts=prepared.counts,
         versions=versions(),
         pretrained_weights=None if start is None else start.provenance,
@@ -135,13 +140,15 @@ def normalisation(prepared: Prepared) -> tuple[tuple[float, ...], tuple[float, .
     return start.mean, start.std
 
 
-def random_flips(config: TrainConfig, dataset: Dataset) -> bool:
+def random_flips(config: TrainConfig, dataset: Dataset, teacher: TrainConfig | None) -> bool:
     """Whether training mirrors images at random: as asked, else where a mirrored image keeps its class.
 
-    Not where mirroring is a transformation: its joint label could not be told from the image.
+    Not where mirroring is a transformation, of the run or of its teacher: its joint label could not be told from the
+    image. teacher: its settings.
     """
+    mirrored = mirrors(config) or (teacher is not None and mirrors(teacher))
     return config.augment.flip == "on" or (
-        config.augment.flip == "auto" and dataset.mirrored_is_same and not mirrors(config)
+        config.augment.flip == "auto" and dataset.mirrored_is_same and not mirrored
     )
 
 

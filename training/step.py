@@ -146,7 +146,8 @@ def train_step(
             drawn = draw_copies(len(labels), config.teacher_copies, passes, generator)
             copies = team.share(drawn.to(images.device, non_blocking=True))
         with learner.fabric.autocast():
-            logits = logits._replace(teacher=learner.teacher(images, copies))
+            answer = learner.teacher(images, copies)
+        logits = logits._replace(teacher=answer)
     terms = Terms(
         config.loss.beta,
         config.loss.temperature,

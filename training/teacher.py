@@ -19,7 +19,7 @@ from training.errors import ConfigError
 from training.evaluate import MODES
 from training.joint import logits_under
 from training.network import Network
-from training.objectives import objective
+from training.objectives import Logits, objective
 from training.transformations import transformation_set, transformed_copies
 from training.unseen import check_complete
 
@@ -36,17 +36,22 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, copies: Tensor | None = None) -> Tensor:
-        """Its logits. images: (B, H, W, 3) uint8. Returns (B, N).
+        """Its logits. images: (B, H, W, 3) uint8. Returns (B, N) float32, also under autocast.
 
         copies: (B, K) int64 in [0, M), of a teacher that aggregates: which K copies of an image it is asked about,
         whose logits are averaged. None: it answers in its best mode.
         """
         if copies is None:
-            return MODES[self.mode].logits(self.network(images))
+            return MODES[self.mode].logits(_wide(self.network(images)))
         every = transformed_copies(images, self.network.transformations)  # (B, M, H, W, 3)
         asked = every[torch.arange(len(images), device=images.device)[:, None], copies]
         features = self.network.features(asked.flatten(0, 1)).unflatten(0, copies.shape)
-        return logits_under(self.network.joint_logits(features), copies).mean(1)
+        return logits_under(self.network.joint_logits(features).float(), copies).mean(1)
+
+
+def _wide(logits: Logits) -> Logits:
+    """In float32 before anything is averaged: in bf16 a softmax of them misses 1 by a thousandth."""
+    return Logits(*(None if answer is None else answer.float() for answer in logits))
 
 
 def draw_copies(images: int, copies: int, passes: int, generator: torch.Generator) -> Tensor:

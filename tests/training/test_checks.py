@@ -76,6 +76,8 @@ def test_number_out_of_its_range_is_refused(flag: str):
         {"data": DataConfig(image_size=MAX_IMAGE_SIZE + 1)},
         {"loss": LossConfig(beta=INF)},
         {"loss": LossConfig(temperature=INF)},
+        {"loss": LossConfig(temperature=1e30)},
+        {"loss": LossConfig(temperature=1e-30)},
         {"augment": AugmentConfig(mixup=INF)},
         {"augment": AugmentConfig(cutmix=INF)},
         {"optim": OptimConfig(lr=INF)},

@@ -139,6 +139,22 @@ def test_random_flips_are_off_where_mirroring_is_a_transformation(
     config = TrainConfig(
         augment=AugmentConfig(flip=flip), transformations=transformations, objective=objective
     )
-    assert random_flips(config, dataset(None)) is expected
+    assert random_flips(config, dataset(None), None) is expected
     letters = dataclasses.replace(dataset(None), mirrored_is_same=False)
-    assert random_flips(config, letters) is (flip == "on")
+    assert random_flips(config, letters, None) is (flip == "on")
+
+
+@pytest.mark.parametrize("objective", ["distill", "sla-sd"])
+@pytest.mark.parametrize(
+    ("taught", "expected"),
+    [
+        (TrainConfig(objective="sla", transformations="flip"), False),
+        (TrainConfig(objective="sla"), True),
+        (TrainConfig(objective="baseline"), True),
+    ],
+)
+def test_random_flips_are_off_where_mirroring_is_a_transformation_of_the_teacher(
+    objective: str, taught: TrainConfig, expected: bool
+):
+    config = TrainConfig(objective=objective, teacher="runs/teacher")
+    assert random_flips(config, dataset(None), taught) is expected

@@ -15,7 +15,7 @@ from training.classify import train
 from training.config import AugmentConfig, DataConfig, LossConfig, TrainConfig
 from training.devices import ALONE
 from training.errors import CheckpointError, ConfigError
-from training.joint import aggregate, conditional
+from training.joint import aggregate, conditional, own_logits
 from training.step import set_up, train_step
 from training.teacher import Teacher, draw_copies, load_teacher
 
@@ -237,6 +237,40 @@ def test_teacher_of_other_classes_is_refused(taught: Run, tmp_path: Path):
     config = dataclasses.replace(student(taught, tmp_path), data=DataConfig(data=f"npz:{names}"))
     with pytest.raises(ConfigError, match=r"knows 2 classes .* the data has 2 \['cat', 'dog'\]"):
         train(config)
+
+
+@pytest.fixture(scope="module")
+def taught_mirrored(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("mirrored")
+    return train(settings(folder, objective="sla", transformations="flip", epochs=1))
+
+
+def test_students_images_are_not_mirrored_where_the_teacher_tells_mirrored_ones_apart(
+    taught: Run, taught_mirrored: Run, tmp_path: Path
+):
+    for teacher, flip in ((taught, True), (taught_mirrored, False)):
+        run = train(student(teacher, tmp_path / teacher.folder.parent.name, epochs=1))
+        assert run.problem.flip is flip
+    config = student(taught_mirrored, tmp_path, augment=AugmentConfig(flip="on"))
+    with pytest.raises(ConfigError, match="flip among the teacher's transformations"):
+        train(config)
+    assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize("copies", [None, torch.tensor([[0, 2], [3, 1], [1, 0], [2, 3]])])
+def test_teacher_averages_in_float32_under_autocast(taught: Run, copies: torch.Tensor | None):
+    network = checkpoint.load_network(taught)
+    teacher = Teacher(network, ("single", "aggregated"))
+    with torch.autocast("cpu", torch.bfloat16):
+        answer = teacher(images(), copies)
+        joint = network(images()).joint
+    assert joint.dtype == torch.bfloat16
+    assert answer.dtype == torch.float32
+    every = torch.arange(4).expand(4, 4) if copies is None else copies
+    own = own_logits(joint.float())  # (4, 4, 2)
+    expected = torch.stack([votes[asked].mean(0) for votes, asked in zip(own, every, strict=True)])
+    torch.testing.assert_close(answer, expected, atol=0.05, rtol=0)
+    torch.testing.assert_close(answer.softmax(1).sum(1), torch.ones(4))
 
 
 def test_teacher_of_another_image_size_is_refused(taught: Run, tmp_path: Path):
