@@ -123,7 +123,7 @@ def _logistic(results: dict[str, Any]) -> str:
     size = results["size"]
     return section(
         grid(("what is fitted", "processor's time, s", "by the clock, s"), rows),
-        f"Medians (and extremes) of {results['turns']} turns, {results['threads']} thread. {size['fit']:,} images to "
+        f"Medians (and extremes) of {results['turns']} turns, threads: {results['threads']}. {size['fit']:,} images to "
         f"fit, {size['choose']:,} to choose on, {size['features']} features, {size['classes']} classes; the features "
         f"are drawn. {results['hardware']}, torch {results['versions']['torch']}. Made by `{results['command']}`.",
     )
