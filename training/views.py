@@ -172,10 +172,13 @@ def _crops(tries: Tensor, place: Tensor, source: tuple[int, int], config: ViewsC
 
 
 def _largest(source: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int]:
-    """Height and width of the largest part of the source whose ratio of width to height is allowed, in pixels."""
+    """Height and width of the largest part of the source whose ratio of width to height is allowed, in pixels.
+
+    At least one pixel each way, where no part of the source is as flat or as narrow as the ratios ask.
+    """
     height, width = source
     if width / height < ratio[0]:
-        return round(width / ratio[0]), width
+        return max(1, round(width / ratio[0])), width
     if width / height > ratio[1]:
-        return height, round(height * ratio[1])
+        return height, max(1, round(height * ratio[1]))
     return source

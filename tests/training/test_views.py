@@ -61,9 +61,9 @@ def drawn_by_hand(
     else:
         h, w = height, width
         if width / height < config.crop_ratio[0]:
-            h = round(width / config.crop_ratio[0])
+            h = max(1, round(width / config.crop_ratio[0]))
         elif width / height > config.crop_ratio[1]:
-            w = round(height * config.crop_ratio[1])
+            w = max(1, round(height * config.crop_ratio[1]))
         top, left = (height - h) // 2, (width - w) // 2
     spreads = (config.brightness, config.contrast, config.saturation)
     changed = [
@@ -95,6 +95,7 @@ def drawn_by_hand(
             crop_scale=(0.9, 1.0), brightness=1.5, rotation=1.0, jitter=1.0, blur_sigma=(0.5, 0.5)
         ),
         ViewsConfig(crop_scale=(0.5, 0.5), crop_ratio=(2.0, 3.0), solarize=1.0, blur=1.0, hue=0.5),
+        ViewsConfig(crop_ratio=(100.0, 200.0)),  # flatter than any part of the source
     ],
 )
 def test_parameters_match_the_loop_over_images(source: tuple[int, int], config: ViewsConfig):
@@ -258,6 +259,25 @@ def test_rounding_leaves_no_value_outside_the_range():
     found = apply_views(white, params, size=(24, 24))
     assert found.max() <= 1
     assert found.min() >= 0
+
+
+@pytest.mark.parametrize("source", [(16, 16), (20, 26), (26, 20)])
+@pytest.mark.parametrize("ratio", [(100.0, 200.0), (60.0, 1e300)])
+def test_crops_of_ratios_that_no_part_of_the_source_has_are_one_pixel_high_or_wide(
+    source: tuple[int, int], ratio: tuple[float, float]
+):
+    flat = ViewsConfig(crop_ratio=ratio, flip=0, jitter=0, grey=0, blur=0)
+    narrow = dataclasses.replace(flat, crop_ratio=(1 / ratio[1], 1 / ratio[0]))
+    images = random_images(8, *source)
+    pixels = images.permute(0, 3, 1, 2) / 255  # (B, 3, H, W)
+    for config, side, dim in ((flat, source[0], 2), (narrow, source[1], 3)):
+        params = draw_views(8, source, config, seeded())
+        # the centre of the pixels that the view shows, in pixels of the source
+        shown = int((params.crop[0, dim - 2] * side).item())
+        assert params.crop[0, dim].item() * side == pytest.approx(1)
+        expected = pixels.narrow(dim, shown, 1).expand_as(pixels)
+        found = apply_views(images, params, size=source)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_rows_exchanged_in_images_and_parameters_are_exchanged_in_the_views():
