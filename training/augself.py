@@ -6,7 +6,7 @@ this loss stands.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,15 +21,17 @@ from training.view_differences import (
     blur_difference,
     color_difference,
     crop_difference,
+    differs,
     flip_target,
     rotation_target,
     solarize_difference,
 )
-from training.views import ViewParams
+from training.views import ViewParams, draw_views
 
 Views = tuple[ViewParams, ViewParams]
 
 WIDTH = 512  # of both hidden layers of a head, as in the paper
+PAIRS = 4096  # of views, drawn to see whether they differ: what one view in a thousand has shows
 
 
 def difference_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -75,15 +77,15 @@ class Augmentation:
     """What is asked about an augmentation.
 
     outputs: numbers that the head answers. target: of the parameters of both views and the views' settings.
-    loss: of answer (B, outputs) and target. varies: whether views of these settings differ in it at all.
-    flag: which says whether and how much.
+    loss: of answer (B, outputs) and target. varies: whether views of these settings differ in it at all, whatever
+    the pictures' size. flags: which say whether and how much.
     """
 
     outputs: int
     target: Callable[[ViewParams, ViewParams, ViewsConfig], Tensor]
     loss: Callable[[Tensor, Tensor], Tensor]
     varies: Callable[[ViewsConfig], bool]
-    flag: str
+    flags: str
 
 
 def _color(first: ViewParams, second: ViewParams, views: ViewsConfig) -> Tensor:
@@ -95,7 +97,10 @@ def _blur(first: ViewParams, second: ViewParams, views: ViewsConfig) -> Tensor:
 
 
 def _colors_vary(views: ViewsConfig) -> bool:
-    ranges = (views.brightness, views.contrast, views.saturation, views.hue)
+    """Saturation and hue count as unchanged in a view that is grey, as `color_difference` has it."""
+    ranges = [views.brightness, views.contrast]
+    if views.grey < 1:
+        ranges += [views.saturation, views.hue]
     return views.jitter > 0 and max(ranges) > 0
 
 
@@ -109,7 +114,7 @@ AUGMENTATIONS = {
         lambda first, second, _: crop_difference(first, second),
         difference_loss,
         lambda views: views.crops,
-        "--views.crop-scale",
+        "--views.crop-scale and --views.crop-ratio",
     ),
     "flip": Augmentation(
         1,
@@ -118,7 +123,14 @@ AUGMENTATIONS = {
         lambda views: 0 < views.flip < 1,
         "--views.flip",
     ),
-    "color": Augmentation(4, _color, difference_loss, _colors_vary, "--views.jitter"),
+    "color": Augmentation(
+        4,
+        _color,
+        difference_loss,
+        _colors_vary,
+        "--views.jitter and --views.brightness or --views.contrast (with --views.grey below 1 also "
+        "--views.saturation or --views.hue)",
+    ),
     "blur": Augmentation(1, _blur, difference_loss, _blurs_vary, "--views.blur"),
     "rotation": Augmentation(
         4,
@@ -150,12 +162,32 @@ def parse_weights(text: str, views: ViewsConfig) -> dict[str, float]:
         if name in weights:
             raise ConfigError(f"--augself names {name} twice; give it one weight")
         if not AUGMENTATIONS[name].varies(views):
-            raise ConfigError(
-                f"--augself {name} has nothing to predict: the views do not vary in it; "
-                f"set {AUGMENTATIONS[name].flag}, or leave {name} out"
-            )
+            raise _nothing_to_predict(name, "the views do not vary in it")
         weights[name] = weight
     return weights
+
+
+def check_targets(names: Iterable[str], views: ViewsConfig, size: tuple[int, int]) -> None:
+    """Refuse augmentations whose target is always the same, as seen on many pairs of views.
+
+    `varies` judges by the settings alone; here what is drawn decides, such as crops that are all rounded to the whole
+    picture, or that never fit. size: (H, W) pixels of the pictures.
+
+    Raises:
+        ConfigError: no pair of views differs in one of them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    first, second = (draw_views(PAIRS, size, views, generator) for _ in range(2))
+    for name in names:
+        if not differs(AUGMENTATIONS[name].target(first, second, views)):
+            pairs = f"{PAIRS:,} pairs of views of {size[0]} x {size[1]} pixels"
+            raise _nothing_to_predict(name, f"none of {pairs} differs in it")
+
+
+def _nothing_to_predict(name: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"--augself {name} has nothing to predict: {why}; set {AUGMENTATIONS[name].flags}, or leave {name} out"
+    )
 
 
 def _parse_weight(part: str) -> tuple[str, float]:

@@ -7,6 +7,7 @@ parameters differ by; how well they do on held-out images is what the features s
 import copy
 import dataclasses
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from training.probe_config import AwarenessConfig
 from training.progress import Progress, Stopwatch
 from training.provenance import versions
 from training.statistics import evenly_spaced
+from training.view_differences import differs
 from training.views import apply_views, check_views, draw_views
 
 # to learn from, to choose each head's epoch by, to judge; images come again with other views where there are fewer
@@ -55,7 +57,8 @@ class Pairs:
 def awareness(config: AwarenessConfig) -> dict[str, Any]:
     """Print, and return, how well the views' parameters can be told from an encoder's features.
 
-    The settings are taken as they are; `defaults_of` gives those of the encoder.
+    The settings are taken as they are; `defaults_of` gives those of the encoder. An augmentation that no pair of
+    views differs in is left out, and so it says.
 
     Raises:
         TrainingError: the encoder, the settings or the images will not do.
@@ -81,14 +84,32 @@ def awareness(config: AwarenessConfig) -> dict[str, Any]:
         "hardware": describe(device),
         "versions": versions(),
     }
-    for name, values in found.items():
-        parts = "  ".join(f"{value:.3f}" for value in values["parts"])
-        each = f"  ({parts})" if len(values["parts"]) > 1 else ""
-        progress.say(f"  {name:<9} {values['what']:<9} {values['score']:.3f}{each}")
+    _tell(found, views, progress)
     progress.say(f"in {watch.seconds:.0f} s")
     if config.json is not None:
         write_json(config.json, result)
     return result
+
+
+def _tell(found: dict[str, dict[str, Any]], views: ViewsConfig, progress: Progress) -> None:
+    """A line an augmentation; after them what no pair of views differs in, though the settings let it vary."""
+    for name, values in found.items():
+        parts = "  ".join(f"{value:.3f}" for value in values["parts"])
+        each = f"  ({parts})" if len(values["parts"]) > 1 else ""
+        progress.say(f"  {name:<9} {values['what']:<9} {values['score']:.3f}{each}")
+    for name in _varying(views):
+        if name not in found:
+            progress.say(f"  {name:<9} left out: {_never_differs([name])}")
+
+
+def _varying(views: ViewsConfig) -> list[str]:
+    """The augmentations that the settings let views differ in."""
+    return [name for name, entry in AUGMENTATIONS.items() if entry.varies(views)]
+
+
+def _never_differs(names: Sequence[str]) -> str:
+    flags = " or ".join(AUGMENTATIONS[name].flags for name in names)
+    return f"none of {HELD_PAIRS:,} pairs of views differs in {' or '.join(names)}; set {flags}"
 
 
 def defaults_of(encoder: Path, name: str | None = None) -> AwarenessConfig:
@@ -111,23 +132,28 @@ def defaults_of(encoder: Path, name: str | None = None) -> AwarenessConfig:
 def measure(
     encoder: Encoder, train: Batches, held: Batches, views: ViewsConfig, *, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """How well heads tell every augmentation that the views vary in, on held-out images, by its name.
+    """How well heads tell every augmentation that the views differ in, on held-out images, by its name.
+
+    What no pair of views of the held-out images differs in is left out: nothing can be told of it.
 
     score: for numbers R², the share of their variance that is told (1 all, 0 none; below 0 worse than their mean),
     the mean over the parts; else the share of right answers, "accuracy". parts: of every number.
 
     Raises:
-        ConfigError: the views do not vary in anything, or the features are not finite.
+        ConfigError: the views do not differ in anything, or the features are not finite.
     """
-    asked = {name: 1.0 for name, entry in AUGMENTATIONS.items() if entry.varies(views)}
-    if not asked:
+    varying = _varying(views)
+    if not varying:
         raise ConfigError("these views do not differ in anything; set some of --views.*")
+    unknown = _pairs(encoder, varying, held, HELD_PAIRS, views, seed, "judge")
+    asked = {name: 1.0 for name in varying if differs(unknown.targets[name])}
+    if not asked:
+        raise ConfigError(_never_differs(varying))
+    known = _pairs(encoder, asked, train, TRAIN_PAIRS, views, seed, "learn")
+    choosing = _pairs(encoder, asked, train, CHOOSE_PAIRS, views, seed, "choose")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         heads = AugSelf(encoder.num_features, asked, views).to(encoder.mean.device)
-    known = _pairs(encoder, heads, train, TRAIN_PAIRS, views, seed, "learn")
-    choosing = _pairs(encoder, heads, train, CHOOSE_PAIRS, views, seed, "choose")
-    unknown = _pairs(encoder, heads, held, HELD_PAIRS, views, seed, "judge")
     for pairs in (known, choosing, unknown):
         check_finite(torch.cat([pairs.first, pairs.second]))
     mean, std = known.first.mean(0), known.first.std(0).clamp_min(1e-6)
@@ -139,14 +165,17 @@ def measure(
 @torch.inference_mode()
 def _pairs(
     encoder: Encoder,
-    heads: AugSelf,
+    asked: Iterable[str],
     batches: Batches,
     count: int,
     views: ViewsConfig,
     seed: int,
     purpose: str,
 ) -> Pairs:
-    """Features of two views each of `count` images; where there are fewer, all of them again with other views."""
+    """Features of two views each of `count` images; where there are fewer, all of them again with other views.
+
+    asked: the augmentations whose targets are wanted.
+    """
     encoder.eval()
     device = encoder.mean.device
     places = evenly_spaced(len(batches), min(count, len(batches)))
@@ -154,7 +183,7 @@ def _pairs(
     order = places.repeat(rounds)[:count]
     generator = torch.Generator().manual_seed(step_seed(seed, 0, purpose))
     features: tuple[list[Tensor], list[Tensor]] = ([], [])
-    targets: dict[str, list[Tensor]] = {name: [] for name in heads.weights}
+    targets: dict[str, list[Tensor]] = {name: [] for name in asked}
     for images, _ in batches.iterate(list(order.split(BATCH))):
         size = (images.shape[1], images.shape[2])
         first, second = (draw_views(len(images), size, views, generator) for _ in range(2))

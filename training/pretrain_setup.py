@@ -8,6 +8,7 @@ import torch
 
 from serving.images import ImageSpec
 from training import checkpoint
+from training.augself import check_targets, parse_weights
 from training.backbones import build_backbone
 from training.batches import Batches, prepare
 from training.checkpoint import Problem, Run
@@ -47,15 +48,17 @@ def start_pretraining(
     """A new run folder, and the batches of its images.
 
     Raises:
-        TrainingError: the folder is in use, or the images will not do.
+        TrainingError: the folder is in use, or the images will not do, or are too small for the views to differ.
     """
     folder = (config.out or default_folder(config)).expanduser()
     checkpoint.check_new(folder)
     pool = load_pool(config.data, unlabelled=config.unlabelled)
     check_labels(config, pool)
     spec = image_spec(config.data, config.backbone, pool.size)
-    check_views(config.views, (spec.height, spec.width))
-    build_backbone(config.backbone, (spec.height, spec.width))  # refused before anything is written
+    size = (spec.height, spec.width)
+    check_views(config.views, size)
+    check_targets(parse_weights(config.augself, config.views), config.views, size)
+    build_backbone(config.backbone, size)  # refused before anything is written
     images = read(pool, spec, config.data, device, progress)
     if len(images.train) < config.batch_size:
         raise ConfigError(

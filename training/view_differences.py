@@ -78,3 +78,8 @@ def rotation_target(first: ViewParams, second: ViewParams) -> Tensor:
 def solarize_difference(first: ViewParams, second: ViewParams) -> Tensor:
     """t_1 - t_2, t 1 where not drawn. Returns (B, 1) in [-1, 1]."""
     return (first.threshold - second.threshold)[:, None]
+
+
+def differs(target: Tensor) -> bool:
+    """Whether there is anything to tell: not every pair of views has the same target. target: (B, …), B at least 1."""
+    return bool((target != target[:1]).any())

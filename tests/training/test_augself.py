@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from training.augself import (
     AugSelf,
     AugSelfLoss,
     Views,
+    check_targets,
     difference_loss,
     parse_weights,
     same_loss,
@@ -281,6 +283,7 @@ def test_weights_that_cannot_be_read_are_refused(text: str, words: str):
         ("flip", {"flip": 1.0}),
         ("color", {"jitter": 0.0}),
         ("color", {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}),
+        ("color", {"brightness": 0.0, "contrast": 0.0, "grey": 1.0}),
         ("blur", {"blur": 0.0}),
         ("blur", {"blur": 1.0, "blur_sigma": (1.0, 1.0)}),
         ("rotation", {"rotation": 0.0}),
@@ -297,6 +300,34 @@ def test_augmentation_that_the_views_lack_is_refused(name: str, change: dict[str
 def test_augmentation_that_varies_in_one_way_only_is_allowed():
     hue_only = ViewsConfig(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.1)
     assert parse_weights("color=1", hue_only) == {"color": 1.0}
+    all_grey = ViewsConfig(contrast=0.0, grey=1.0)
+    assert parse_weights("color=1", all_grey) == {"color": 1.0}
     on_or_off = ViewsConfig(blur=0.5, blur_sigma=(1.0, 1.0))
     assert parse_weights("blur=1", on_or_off) == {"blur": 1.0}
     assert parse_weights("crop=1", ViewsConfig(crop_scale=(0.5, 0.5))) == {"crop": 1.0}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_settings_say_the_same_as_what_is_drawn(name: str):
+    grey = dataclasses.replace(EVERYTHING, brightness=0.0, contrast=0.0, grey=1.0)
+    still = ViewsConfig(crop_scale=(1.0, 1.0), flip=0.0, jitter=0.0, blur=0.0)
+    for views in (EVERYTHING, grey, still):
+        if AUGMENTATIONS[name].varies(views):
+            check_targets([name], views, (32, 32))
+        else:
+            with pytest.raises(ConfigError, match=f"--augself {name} has nothing to predict"):
+                check_targets([name], views, (32, 32))
+
+
+@pytest.mark.parametrize("change", [{"crop_scale": (0.9999, 1.0)}, {"crop_ratio": (100.0, 200.0)}])
+def test_crops_that_are_the_same_at_the_pictures_size_are_refused(change: dict[str, Any]):
+    views = ViewsConfig(**change)
+    assert parse_weights("crop=1", views) == {"crop": 1.0}
+    with pytest.raises(ConfigError) as caught:
+        check_targets(["flip", "crop"], views, (16, 16))
+    assert "none of 4,096 pairs of views of 16 x 16 pixels differs in it" in str(caught.value)
+    assert "--views.crop-scale and --views.crop-ratio, or leave crop out" in str(caught.value)
+
+
+def test_crops_that_are_the_same_in_small_pictures_are_predicted_in_large_ones():
+    check_targets(["crop"], ViewsConfig(crop_scale=(0.9999, 1.0)), (400, 400))

@@ -49,12 +49,20 @@ class Blind(MeanColour):
         return torch.zeros(len(x), 3)
 
 
-def scores(backbone: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    for name, value in (("TRAIN_PAIRS", 1024), ("CHOOSE_PAIRS", 256), ("HELD_PAIRS", 256)):
+def few_pairs(monkeypatch: pytest.MonkeyPatch, train: int = 512) -> None:
+    for name, value in (("TRAIN_PAIRS", train), ("CHOOSE_PAIRS", 256), ("HELD_PAIRS", 256)):
         monkeypatch.setattr(awareness_module, name, value)
+
+
+BRIGHTNESS = ViewsConfig(jitter=1.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0, rotation=1.0)
+
+
+def scores(
+    backbone: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, views: ViewsConfig = BRIGHTNESS
+) -> dict[str, Any]:
+    few_pairs(monkeypatch, 1024)
     images, labels = (torch.from_numpy(array) for array in striped(200, 16))
     batches = ResidentBatches(images, labels)
-    views = ViewsConfig(jitter=1.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0, rotation=1.0)
     frozen = Encoder(backbone, [127.5] * 3, [60.0] * 3)
     return measure(frozen, batches, batches, views, seed=0)
 
@@ -74,11 +82,53 @@ def test_features_that_hold_nothing_tell_nothing(monkeypatch: pytest.MonkeyPatch
     assert abs(found["flip"]["score"] - 0.5) < 0.15
 
 
+STILL = ViewsConfig(crop_scale=(1.0, 1.0), flip=0, jitter=0, blur=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("crop", {"crop_scale": (0.9999, 1.0)}),  # all are rounded to the whole picture
+        ("crop", {"crop_scale": (0.2, 1.0), "crop_ratio": (100.0, 200.0)}),  # none fits
+        ("rotation", {"rotation": 1e-9}),  # as good as never drawn
+        ("solarize", {"solarize": 1e-9}),
+    ],
+)
+def test_views_of_which_no_two_differ_are_refused(
+    name: str, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    said = f"none of 256 pairs of views differs in {name}; set --views.{name}"
+    with pytest.raises(ConfigError, match=said):
+        scores(MeanColour(), monkeypatch, dataclasses.replace(STILL, **change))
+
+
+def test_views_that_cannot_differ_are_refused(monkeypatch: pytest.MonkeyPatch):
+    grey = dataclasses.replace(STILL, jitter=1.0, brightness=0.0, contrast=0.0, grey=1.0)
+    for views in (STILL, grey):
+        with pytest.raises(ConfigError, match="these views do not differ in anything"):
+            scores(MeanColour(), monkeypatch, views)
+
+
+def test_what_the_views_never_differ_in_is_left_out_and_said(
+    encoder: Run[PretrainConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    few_pairs(monkeypatch)
+    views = ViewsConfig(crop_scale=(0.9999, 1.0), brightness=0.0, contrast=0.0, grey=1.0)
+    found = awareness(AwarenessConfig(encoder.folder, its_data(encoder), views))["scores"]
+    assert set(found) == {"flip", "blur"}
+    said = capsys.readouterr().out
+    assert (
+        "crop      left out: none of 256 pairs of views differs in crop; set --views.crop" in said
+    )
+    assert said.count("left out") == 1
+
+
 def test_awareness_repeats_itself_and_is_written_down(
     encoder: Run[PretrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    for name, value in (("TRAIN_PAIRS", 512), ("CHOOSE_PAIRS", 256), ("HELD_PAIRS", 256)):
-        monkeypatch.setattr(awareness_module, name, value)
+    few_pairs(monkeypatch)
     config = AwarenessConfig(encoder.folder, its_data(encoder), json=tmp_path / "aware.json")
     first, second = awareness(config), awareness(config)
     assert first["scores"] == second["scores"]

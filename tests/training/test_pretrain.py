@@ -198,6 +198,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"augself": "solarize=1"},
         "solarize has nothing to predict",
     ),
+    "views without colour": (
+        {
+            "augself": "color=1",
+            "views": ViewsConfig(brightness=0.0, contrast=0.0, grey=1.0),
+        },
+        "color has nothing to predict",
+    ),
+    "crops that are all the whole picture": (
+        {"augself": "crop=1", "views": ViewsConfig(crop_scale=(0.9999, 1.0))},
+        "crop has nothing to predict: none of 4,096 pairs of views of 8 x 8 pixels",
+    ),
     "negative weight": ({"augself": "crop=-1"}, "a weight must be a number, at least 0"),
     "batch of one": ({"batch_size": 1}, "BatchNorm needs at least 2"),
     "batch of none": ({"batch_size": 0, "method": "moco"}, "BatchNorm needs at least 2"),

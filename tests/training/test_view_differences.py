@@ -9,6 +9,7 @@ from training.view_differences import (
     blur_difference,
     color_difference,
     crop_difference,
+    differs,
     flip_target,
     rotation_target,
     solarize_difference,
@@ -236,3 +237,17 @@ def test_a_view_does_not_differ_from_itself():
         assert not found.any()
     assert flip_target(first, first).all()
     assert not rotation_target(first, first).any()
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (torch.zeros(5, 4), False),
+        (torch.ones(5), False),
+        (torch.tensor([[0.5, 0.0]]), False),
+        (torch.tensor([[0.5, 0.0], [0.5, 0.0], [0.5, 1e-6]]), True),
+        (torch.tensor([0, 0, 3]), True),
+    ],
+)
+def test_targets_differ_if_one_of_them_is_another(target: Tensor, expected: bool):
+    assert differs(target) is expected
