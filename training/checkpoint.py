@@ -149,15 +149,15 @@ def check_new(folder: Path) -> None:
         )
 
 
-def made_by(folder: Path) -> str:
-    """The command that made the run in a folder: train or pretrain.
+def made_by(folder: Path, wanted: str = "train") -> str:
+    """The command that made the run in a folder: train or pretrain. wanted: which of them makes such as is needed.
 
     Raises:
         CheckpointError: it is no run.
     """
     if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"{folder} is not a run: it has no config.json; make one with `viewfold train`"
+            f"{folder} is not a run: it has no config.json; make one with `viewfold {wanted}`"
         )
     return str(read_json(folder / "config.json").get("command", "train"))
 
@@ -178,12 +178,13 @@ def open_run(folder: Path) -> Run:
 
 
 def open_any(folder: Path) -> Run[Any]:
-    """The run in a folder, of a classifier or of an encoder.
+    """The run in a folder, of a classifier or of an encoder: whose backbone is wanted.
 
     Raises:
         CheckpointError: it is no run, or its settings are malformed.
     """
-    return open_kind(folder, PretrainConfig if made_by(folder) == "pretrain" else TrainConfig)
+    encoder = made_by(folder, "pretrain") == "pretrain"
+    return open_kind(folder, PretrainConfig if encoder else TrainConfig)
 
 
 def open_kind(folder: Path, kind: type[C]) -> Run[C]:
@@ -192,9 +193,10 @@ def open_kind(folder: Path, kind: type[C]) -> Run[C]:
     Raises:
         CheckpointError: it is no such run, or its settings are malformed.
     """
-    if made_by(folder) != COMMANDS[kind]:
+    command = made_by(folder, COMMANDS[kind])
+    if command != COMMANDS[kind]:
         raise CheckpointError(
-            f"{folder} was made by `viewfold {made_by(folder)}`, not by `viewfold {COMMANDS[kind]}`"
+            f"{folder} was made by `viewfold {command}`, not by `viewfold {COMMANDS[kind]}`"
         )
     check_sums(folder, "config.json", "problem.json", "validation.safetensors")
     values = read_json(folder / "problem.json")

@@ -90,6 +90,11 @@ def test_commands_that_are_proposed_name_their_folders_as_a_shell_takes_them(
     assert f"`viewfold train --weights '{own}'`" in refused("report", own)
 
 
+@pytest.mark.parametrize("verb", ["probe", "fewshot", "awareness"])
+def test_what_asks_an_encoder_says_how_to_make_one(refused: Command, tmp_path: Path, verb: str):
+    assert "make one with `viewfold pretrain`" in refused(verb, tmp_path / "nowhere")
+
+
 def test_awareness_asks_about_the_given_data_and_takes_every_other_setting_from_the_encoder(
     carried_out: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

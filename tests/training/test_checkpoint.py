@@ -17,6 +17,7 @@ from training.config import OptimConfig, TrainConfig
 from training.errors import CheckpointError
 from training.network import Network
 from training.optim import build_optimizer
+from training.pretrain_config import PretrainConfig
 
 CONFIG = TrainConfig(backbone="resnet8", transformations="rotation2")
 PROBLEM = Problem(
@@ -266,6 +267,17 @@ def test_what_is_no_run_is_refused(make: Callable[[Path], None], tmp_path: Path)
     make(tmp_path / "run")
     with pytest.raises(CheckpointError, match="is not a run"):
         checkpoint.open_run(tmp_path / "run")
+
+
+def test_what_is_no_run_is_answered_with_the_command_that_makes_what_is_wanted(tmp_path: Path):
+    for wanted, opened in (
+        ("train", checkpoint.open_run),
+        ("pretrain", checkpoint.open_any),  # whose backbone is asked for
+        ("train", lambda folder: checkpoint.open_kind(folder, TrainConfig)),
+        ("pretrain", lambda folder: checkpoint.open_kind(folder, PretrainConfig)),
+    ):
+        with pytest.raises(CheckpointError, match=f"make one with `viewfold {wanted}`"):
+            opened(tmp_path)
 
 
 def test_result_of_a_run_that_is_not_complete_is_refused(run_folder: Path):
