@@ -16,6 +16,14 @@ def check_settings(config: PretrainConfig) -> None:
     Raises:
         ConfigError: an unknown name or a number out of its range.
     """
+    refuse_outside(
+        {
+            "--epochs": (config.epochs, 1, float("inf")),
+            "--batch-size": (config.batch_size, 2, float("inf")),
+            "--devices": (1 if config.devices is None else config.devices, 1, float("inf")),
+            "--seed": (config.seed, 0, 2**63 - 1),  # what torch takes
+        }
+    )
     check_rows(config.batch_size, config.devices or 1)
     check_method(config.method, config.settings, config.batch_size)
     size = config.data.image_size
@@ -25,13 +33,6 @@ def check_settings(config: PretrainConfig) -> None:
     optim.learning_rate(0, 1, config.optim)
     check_common(config.data, config.optim)
     check_optimiser(config.optim, PretrainConfig().optim)
-    refuse_outside(
-        {
-            "--epochs": (config.epochs, 1, float("inf")),
-            "--devices": (1 if config.devices is None else config.devices, 1, float("inf")),
-            "--seed": (config.seed, 0, 2**63 - 1),  # what torch takes
-        }
-    )
     if config.optim.backbone_lr_factor is not None:
         raise ConfigError(
             "--optim.backbone-lr-factor is for fine-tuning: here the backbone is what learns; leave it out"
@@ -39,13 +40,15 @@ def check_settings(config: PretrainConfig) -> None:
 
 
 def check_rows(batch_size: int, processes: int) -> None:
-    """Refuse a batch that leaves a process too few images for BatchNorm.
+    """Refuse to share a batch among so many processes that one has too few images for BatchNorm.
 
     Raises:
         ConfigError: fewer than two.
     """
-    if batch_size // processes < 2:
+    share = batch_size // processes
+    if share < 2:
+        images = "1 image" if share == 1 else f"{share} images"
         raise ConfigError(
-            f"--batch-size {batch_size} leaves {batch_size // processes} image to each of {processes} processes; "
+            f"--batch-size {batch_size} leaves {images} to each of {processes} processes; "
             "BatchNorm needs at least 2, and the methods are meant for 256"
         )

@@ -210,9 +210,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "crop has nothing to predict: none of 4,096 pairs of views of 8 x 8 pixels",
     ),
     "negative weight": ({"augself": "crop=-1"}, "a weight must be a number, at least 0"),
-    "batch of one": ({"batch_size": 1}, "BatchNorm needs at least 2"),
-    "batch of none": ({"batch_size": 0, "method": "moco"}, "BatchNorm needs at least 2"),
-    "two processes of one": ({"batch_size": 2, "devices": 2}, "BatchNorm needs at least 2"),
+    "batch of one": ({"batch_size": 1}, "--batch-size is 1; it must be at least 2"),
+    "batch of none": (
+        {"batch_size": 0, "method": "moco"},
+        "--batch-size is 0; it must be at least 2",
+    ),
+    "batch of less": ({"batch_size": -4}, "--batch-size is -4; it must be at least 2"),
+    "no devices": ({"devices": 0}, "--devices is 0; it must be at least 1"),
+    "two processes of one": (
+        {"batch_size": 3, "devices": 2},
+        "--batch-size 3 leaves 1 image to each of 2 processes; BatchNorm needs at least 2",
+    ),
+    "three processes of none": (
+        {"batch_size": 2, "devices": 3},
+        "--batch-size 2 leaves 0 images to each of 3 processes",
+    ),
     "queue": (
         {"method": "moco", "settings": MethodConfig(queue=12)},
         "multiple of the --batch-size, 8",
