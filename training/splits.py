@@ -145,17 +145,12 @@ def split_of(pictures: Pictures, labels: Sequence[int] | NDArray[Any]) -> Split:
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """(the rest, the held-out share), at least one picture of every class on either side.
 
-    Raises:
-        DataError: a class with fewer than two pictures.
+    split: with at least two pictures of every class in it.
     """
     generator = np.random.default_rng(seed)
     held: list[Indices] = []
     for label in np.unique(split.labels):
         members = generator.permutation(np.flatnonzero(split.labels == label))
-        if len(members) < 2:
-            raise DataError(
-                f"class {label} has 1 image, too few to hold one out; add images or a val/ and test/ folder"
-            )
         held.append(members[: min(len(members) - 1, max(1, round(fraction * len(members))))])
     chosen = np.sort(np.concatenate(held))
     rest = np.setdiff1d(np.arange(len(split)), chosen)
@@ -173,7 +168,8 @@ def assemble(
     """The data set of the splits that are there; what is missing of val and test is held out of train.
 
     Raises:
-        DataError: fewer than two classes, a name that is no text, a class or a split without pictures.
+        DataError: fewer than two classes, a name that is no text, a class or a split without pictures, or a class
+            with too few of them to hold one out.
     """
     if len(classes) < 2:
         raise DataError(
@@ -194,12 +190,39 @@ def assemble(
             f"{config.data}: no training images for {len(unseen)} of {len(classes)} classes ({named}); "
             "labels must count from 0 without gaps"
         )
-    train, val, test = splits["train"], splits.get("val"), splits.get("test")
-    if test is None:
-        train, test = hold_out(train, config.test_fraction, config.split_seed)
-    if val is None:
-        train, val = hold_out(train, config.val_fraction, config.split_seed)
+    parts = _completed(config, classes, splits)
+    train, val, test = parts["train"], parts["val"], parts["test"]
     return Dataset(config.data, tuple(classes), train, val, test, size, mirrored_is_same)
+
+
+def _completed(
+    config: DataConfig, classes: Sequence[str], splits: dict[str, Split]
+) -> dict[str, Split]:
+    """The splits with test, and then val, held out of train where they are not there.
+
+    Raises:
+        DataError: a class has too few pictures, at first or after the test split was taken.
+    """
+    parts = dict(splits)
+    for missing, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
+        if missing in splits:
+            continue
+        counts = np.bincount(parts["train"].labels, minlength=len(classes))
+        single = [name for name, count in zip(classes, counts, strict=True) if count == 1]
+        if single:
+            left = " left after the test split was taken" if parts.keys() != splits.keys() else ""
+            raise DataError(
+                f"{config.data}: {_have_one(single)}{left}, too few to hold one out for the {missing} split; "
+                f"add images, or a {missing} split"
+            )
+        parts["train"], parts[missing] = hold_out(parts["train"], fraction, config.split_seed)
+    return parts
+
+
+def _have_one(classes: Sequence[str]) -> str:
+    if len(classes) == 1:
+        return f"class {classes[0]} has 1 image"
+    return f"{len(classes)} classes ({', '.join(classes[:5])}) have 1 image each"
 
 
 def without(split: Split, unreadable: Sequence[int]) -> Split:

@@ -137,7 +137,10 @@ WRONG = {
     "sizes that differ": ({"test_images": pixels(20, 16)}, "different sizes"),
     "empty test": ({"test_images": pixels(0), "test_labels": np.zeros(0, int)}, "test split"),
     "empty train": ({"train_images": pixels(0), "train_labels": np.zeros(0, int)}, "train split"),
-    "single image of a class": ({"train_labels": np.array([1] + [0] * 39)}, "too few"),
+    "single image of a class": (
+        {"train_labels": np.array([1] + [0] * 39), "classes": np.array(["left", "top"])},
+        "class top has 1 image, too few to hold one out for the val split; add images, or a val split",
+    ),
 }
 
 
@@ -254,6 +257,33 @@ def test_folder_of_one_class_is_refused(tmp_path: Path):
 
 def test_folder_that_is_empty_is_refused(tmp_path: Path):
     assert "needs a folder of images for each class" in refused(folder(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ((9, 1, 9), "class cow has 1 image, too few to hold one out for the test split; add"),
+        ((1, 9, 1), "2 classes (cat, dog) have 1 image each, too few to hold one out for the test"),
+        (
+            (9, 9, 2),
+            "class dog has 1 image left after the test split was taken, too few to hold one out for the val split; "
+            "add images, or a val split",
+        ),
+    ],
+)
+def test_classes_of_too_few_images_to_hold_one_out_are_named(
+    images: tuple[int, int, int], words: str, tmp_path: Path
+):
+    for name, count in zip(("cat", "cow", "dog"), images, strict=True):
+        write_pictures(tmp_path / name, count)
+    assert words in refused(folder(tmp_path))
+
+
+def test_three_images_of_a_class_are_one_for_each_split(tmp_path: Path):
+    for name in ("cat", "dog"):
+        write_pictures(tmp_path / name, 3)
+    found = load(folder(tmp_path))
+    assert [len(part) for part in (found.train, found.val, found.test)] == [2, 2, 2]
 
 
 def test_class_without_images_is_named(tmp_path: Path):
