@@ -10,7 +10,7 @@ SMALL = logistic.Size(
     choose=100,
     features=8,
     classes=6,
-    few_directions=3,
+    few=3,
     weights=(1.0, 10.0),
     episodes=20,
 )
@@ -20,7 +20,7 @@ def test_every_task_is_timed_in_every_turn_and_the_table_shows_it():
     found = logistic.measure(SMALL, turns=2)
     assert list(found["rows"]) == [
         "2 fits and the last",
-        "2 fits and the last, features of 3 directions",
+        "2 fits and the last, redundant features",
         "20 episodes, 5-way 1-shot",
         "20 episodes, 5-way 5-shot",
     ]
@@ -36,13 +36,15 @@ def test_every_task_is_timed_in_every_turn_and_the_table_shows_it():
 
 def test_what_is_fitted_is_a_probe_of_the_papers_grid_and_the_same_at_every_call():
     assert logistic.Size().weights == GRID
-    (features, labels), (again, _) = logistic.drawn(SMALL, 8), logistic.drawn(SMALL, 8)
+    (features, labels), (again, _) = logistic.drawn(SMALL), logistic.drawn(SMALL)
     assert features.shape == (300, 8)
     assert labels.unique().tolist() == [0, 1, 2, 3, 4, 5]
     assert torch.equal(features, again)
 
 
-def test_features_of_few_directions_are_no_plane_after_the_relu():
-    features, _ = logistic.drawn(SMALL, 3)
-    assert features.shape == (300, 8)
-    assert torch.linalg.matrix_rank(features) > 3
+def test_redundant_features_are_worse_conditioned():
+    (plain, _), (redundant, _) = (logistic.drawn(SMALL, redundant=it) for it in (False, True))
+    assert redundant.shape == plain.shape
+    weakest = [torch.linalg.svdvals(f - f.mean(0))[[0, -1]] for f in (plain, redundant)]
+    ratios = [(least / most).item() for most, least in weakest]
+    assert 0 < 2 * ratios[1] < ratios[0]
