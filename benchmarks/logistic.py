@@ -4,8 +4,8 @@ A probe's choice between 45 weights with its last fit (10,000 images to fit, 2,0
 classes), and 2,000 episodes of 5 ways, of 1 and of 5 shots. The features are drawn, and no encoder's: classes that
 overlap, correlated, after a ReLU; so this says nothing of accuracy. The choice is timed on redundant features as
 well: of fewer directions, most of them weak, and mostly on the side where a ReLU changes nothing. Fits with weak
-weights then take many times the steps; an encoder's features lie between the two. Seconds are the processor's over
-all threads, in which other programs count little, and the clock's. Writes benchmarks/results/logistic.json.
+weights then take many times the steps. Seconds are the processor's over all threads, in which other programs count
+little, and the clock's. Writes benchmarks/results/logistic.json.
 """
 
 import argparse

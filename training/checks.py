@@ -13,6 +13,7 @@ from training.imbalance import find_weights
 from training.objectives import PROBE, objective
 from training.policies import find_policy
 from training.pretrained import backbone_lr_factor, check_flags
+from training.splits import Dataset
 from training.teacher import AVERAGE, check_copies
 from training.transformations import transformation_set
 
@@ -124,6 +125,24 @@ def check_optimiser(config: OptimConfig, usual: OptimConfig) -> None:
         },
         f"with --optim.name {config.name}",
     )
+
+
+def check_fractions(config: DataConfig, dataset: Dataset) -> None:
+    """Refuse a share to hold out of data that comes with that split.
+
+    Raises:
+        ConfigError: one is given.
+    """
+    usual = DataConfig()
+    refuse_unused(
+        {
+            "--val-fraction": (config.val_fraction, usual.val_fraction, "val" not in dataset.own),
+            "--test-fraction": (
+                config.test_fraction, usual.test_fraction, "test" not in dataset.own
+            ),
+        },
+        f"with --data {dataset.name}, which brings that split",
+    )  # fmt: skip
 
 
 def refuse_unused(settings: Mapping[str, tuple[object, object, bool]], where: str) -> None:

@@ -10,7 +10,7 @@ from training import checkpoint, data
 from training.backbones import TIMM, build_backbone, default_image_size
 from training.batches import Batch, Batches, prepare
 from training.checkpoint import Problem, Run
-from training.checks import check_flips, mirrors
+from training.checks import check_flips, check_fractions, mirrors
 from training.config import DataConfig, TrainConfig, absolute_paths, default_folder
 from training.device import pick_compile, pick_precision
 from training.devices import check_shares
@@ -61,6 +61,7 @@ def start_run(
     checkpoint.check_new(folder)
     teacher = open_teacher(config)
     dataset = data.load(config.data)
+    check_fractions(config.data, dataset)
     spec = image_spec(config.data, config.backbone, dataset.size)
     if teacher is not None:
         check_problem(teacher, dataset.classes, spec)

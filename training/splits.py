@@ -123,7 +123,8 @@ class Dataset:
     """Three splits of one classification problem.
 
     size: (H, W) where all pictures share one size, else None. mirrored_is_same: whether a mirrored
-    picture keeps its class (not so for digits and letters).
+    picture keeps its class (not so for digits and letters). own: the splits that it came with; the others were held
+    out of train.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Dataset:
     test: Split
     size: tuple[int, int] | None
     mirrored_is_same: bool = True
+    own: frozenset[str] = frozenset()
 
 
 def split_of(pictures: Pictures, labels: Sequence[int] | NDArray[Any]) -> Split:
@@ -192,7 +194,8 @@ def assemble(
         )
     parts = _completed(config, classes, splits)
     train, val, test = parts["train"], parts["val"], parts["test"]
-    return Dataset(config.data, tuple(classes), train, val, test, size, mirrored_is_same)
+    own = frozenset(splits)
+    return Dataset(config.data, tuple(classes), train, val, test, size, mirrored_is_same, own)
 
 
 def _completed(

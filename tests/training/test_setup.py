@@ -1,12 +1,14 @@
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 
 from serving.images import ImageSpec
-from tests.training.data_sets import array_split, write_npz
+from tests.training.data_sets import array_split, pixels, write_npz
+from tests.training.runs import settings
 from training.config import (
     AugmentConfig,
     DataConfig,
@@ -121,6 +123,26 @@ def test_size_that_the_backbone_cannot_take_leaves_no_run(tmp_path: Path):
     with pytest.raises(ConfigError, match="cannot take 8 x 8 pixels"):
         start_run(config, torch.device("cpu"), Progress())
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "brought"),
+    [
+        ({"test_fraction": 0.5}, {}),
+        ({"val_fraction": 0.5}, {"val_images": pixels(6), "val_labels": np.arange(6) % 2}),
+    ],
+)
+def test_share_to_hold_out_is_refused_where_the_data_brings_that_split(
+    given: dict[str, float], brought: dict[str, Any], tmp_path: Path
+):
+    write_npz(tmp_path / "set.npz", **brought)
+    config = settings(tmp_path, epochs=1)
+    wrong = dataclasses.replace(config, data=dataclasses.replace(config.data, **given))
+    flag = f"--{next(iter(given)).replace('_', '-')}"
+    with pytest.raises(ConfigError, match=f"{flag} means nothing with --data .*set.npz, which"):
+        start_run(wrong, torch.device("cpu"), Progress())
+    assert not (tmp_path / "run").exists()
+    start_run(config, torch.device("cpu"), Progress())
 
 
 @pytest.mark.parametrize(
