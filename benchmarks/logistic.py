@@ -98,7 +98,10 @@ def measure(size: Size, turns: int) -> dict[str, Any]:
 
 
 def drawn(size: Size, *, redundant: bool = False) -> tuple[Tensor, Tensor]:
-    """Features (n, d) float32, at least 0, and labels (n,) int64 of the images to fit and to choose on."""
+    """Features (n, d) float32, at least 0, of deviation 1, and labels (n,) int64 of the images to fit and to choose on.
+
+    Larger features are harder: the same w is weaker beside them.
+    """
     generator = torch.Generator().manual_seed(0)
     count, width = size.fit + size.choose, size.features
     directions = size.few if redundant else width
@@ -110,7 +113,8 @@ def drawn(size: Size, *, redundant: bool = False) -> tuple[Tensor, Tensor]:
     shares = places.reciprocal() if redundant else places.rsqrt()
     hidden = (0.2 * centres[labels] + torch.randn(count, directions, generator=generator)) * shares
     shift = hidden.std() * torch.randn(width, generator=generator) if redundant else 0
-    return (hidden @ mixed + shift).relu(), labels
+    features = (hidden @ mixed + shift).relu()
+    return features / features.std(), labels
 
 
 def take_turns(tasks: dict[str, Callable[[], object]], turns: int) -> dict[str, Any]:
