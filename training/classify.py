@@ -9,7 +9,7 @@ from torch import Tensor
 from training import checkpoint, loop
 from training.batches import Batches
 from training.checkpoint import Run
-from training.checks import check_settings
+from training.checks import check_flips, check_settings
 from training.config import TrainConfig, default_folder
 from training.device import describe, pick_precision
 from training.devices import Team
@@ -125,9 +125,11 @@ def train(config: TrainConfig) -> Run:
 
 
 def _check(config: TrainConfig) -> None:
-    """Refuse settings that cannot work, and a teacher that is not there, before any data is read."""
+    """Refuse settings that cannot work, a teacher that is not there, and both together, before any data is read."""
     check_settings(config)
-    open_teacher(config)
+    teacher = open_teacher(config)
+    if teacher is not None:
+        check_flips(config, teacher.config)
 
 
 def _set_up(run: Run, prepared: Prepared, team: Team, progress: Progress) -> Classifying:

@@ -10,7 +10,7 @@ from training import checkpoint, data
 from training.backbones import TIMM, build_backbone, default_image_size
 from training.batches import Batch, Batches, prepare
 from training.checkpoint import Problem, Run
-from training.checks import check_flips, check_fractions, mirrors
+from training.checks import check_fractions, mirrors
 from training.config import DataConfig, TrainConfig, absolute_paths, default_folder
 from training.device import pick_compile, pick_precision
 from training.devices import check_shares
@@ -65,7 +65,6 @@ def start_run(
     spec = image_spec(config.data, config.backbone, dataset.size)
     if teacher is not None:
         check_problem(teacher, dataset.classes, spec)
-        check_flips(config, teacher.config)
     transforms = objective(config.objective).transforms  # a baseline looks at no transformation
     transformations = transformation_set(config.transformations) if transforms else ()
     check_image_size(transformations, spec.height, spec.width)

@@ -43,9 +43,9 @@ def test_name_like_none_of_timms_gets_no_guess(refused: Command, tmp_path: Path)
         (["--epochs", "0"], "--epochs is 0"),
         (["--batch-size", "1"], "--batch-size is 1"),
         (["--optim.lr", "-1"], "must be above 0"),
-        (["--temperature", "0"], "must be above 0"),
+        (["--temperature", "0"], "--temperature is 0.0; it must be at least 0.01"),
         (["--cutout", "nan"], "--cutout is nan"),
-        (["--temperature", "inf"], "--temperature is inf; it must be a finite number"),
+        (["--temperature", "inf"], "--temperature is inf; it must be a number up to 1000.0"),
         (
             ["--optim.weight-decay", "inf"],
             "--optim.weight-decay is inf; it must be a finite number",
