@@ -139,11 +139,8 @@ def _augself(results: dict[str, Any]) -> str:
         for line in results["comparisons"]
     ]
     names = list(dict.fromkeys(key for line in results["table"] for key in line["numbers"]))
-    measured = [
-        (*_numbers(line, names, sign=""), f"{line['seconds']['mean']:,.0f}")
-        for line in results["table"]
-    ]
-    rows = grid(("pretrained by", *_units(names), "seeds", "pretraining, s"), measured)
+    measured = [_numbers(line, names, sign="") for line in results["table"]]
+    rows = grid(("pretrained by", *_units(names), "seeds"), measured)
     if gains:
         differences = [_numbers(line, names, sign="+") for line in gains]
         rows += ["", *grid(("gain, paired by seed", *_units(names), "seeds"), differences)]
