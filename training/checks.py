@@ -20,10 +20,8 @@ from training.transformations import transformation_set
 # side in pixels, far beyond what networks are trained at: one picture of it is 200 MB as float32, before its copies
 MAX_IMAGE_SIZE = 4096
 UNTOLD = "the joint label of a mirrored image could not be told; leave --flip out"
-TEMPERATURES = (
-    0.01,
-    1000.0,
-)  # beyond them a softmax is one class, or all of them, and rounding the rest
+# beyond them a softmax is one class, or all of them, and rounding the rest
+TEMPERATURES = (0.01, 1000.0)
 
 
 def check_settings(config: TrainConfig) -> None:
