@@ -84,13 +84,14 @@ def main() -> None:
     )
     parser.add_argument("experiment", choices=("digits", "cifar10-small"))
     parser.add_argument("--seeds", type=int, nargs="+", help="only these of the experiment's seeds")
+    parser.add_argument("--rows", nargs="+", help="only these of the rows")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
     add_place(parser)
     settings = parser.parse_args()
     torch.set_num_threads(settings.threads)
     place = Place(settings.results, settings.runs, settings.data)
     for seed in among("seed", settings.seeds, EXPERIMENTS[settings.experiment].seeds):
-        for row in ROWS:
+        for row in among("row", settings.rows, ROWS):
             if not obtain(settings.experiment, row, seed, place):
                 raise SystemExit("interrupted; the same command goes on")
 

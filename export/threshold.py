@@ -98,9 +98,13 @@ def escalation_curve(
 def chance_to_differ(confidence: Tensor, differs: Tensor) -> Tensor:
     """How probable it is that all copies answer otherwise than one pass of that confidence: (n,) float64.
 
-    A logistic curve over the log-odds of the confidence, by maximum likelihood. Its targets are not 1 and 0 but (m + 1)
-    / (m + 2) and 1 / (n - m + 2), where m of n differ (Platt 1999, section 2.2): that none differed says that it is
-    rare, not that it cannot be.
+    A logistic curve over the log-odds of the confidence, by maximum likelihood. Its targets are not 1 and 0: those of m
+    images that differ are (m + 1) / (m + 2), those of the n - m others sum to (n - m) / (n - m + 2) (Platt 1999,
+    section 2.2): that none differed says that it is rare, not that it cannot be. Platt gives each of these others the
+    same; on an easy set, where nearly all images are as sure as can be, these would then be thought to hide the one
+    that is imagined, and all would be in doubt. Here it is shared out as the square root of 1 - confidence: by 1 -
+    confidence itself it would be if confidences could be trusted, but where every answer is right no temperature can
+    be fitted to them.
 
     confidence: (n,) in (0, 1]; differs: (n,) bool.
     """
@@ -109,13 +113,15 @@ def chance_to_differ(confidence: Tensor, differs: Tensor) -> Tensor:
     spread = odds.std(correction=0)
     odds = (odds - odds.mean()) / (spread if spread > 0 else 1)  # the same curve, sooner found
     m, n = int(differs.sum()), len(differs)
-    targets = torch.where(differs, (m + 1) / (m + 2), 1 / (n - m + 2)).double()
+    unsure = (1 - sure).sqrt() * ~differs
+    imagined = unsure / unsure.sum() * ((n - m) / (n - m + 2)) if m < n else unsure
+    targets = torch.where(differs, (m + 1) / (m + 2), imagined)
     line = torch.zeros(2, dtype=torch.float64, requires_grad=True)  # height and slope
     search = torch.optim.LBFGS(
         [line],
         max_iter=200,
         tolerance_grad=1e-10,
-        tolerance_change=1e-14,
+        tolerance_change=0,
         line_search_fn="strong_wolfe",
     )
 
