@@ -15,8 +15,9 @@ from serving.batching import Busy
 from serving.images import ImageError, ImageSpec, Pixels
 from serving.limits import MAX_ENCODED_BYTES, MAX_REQUEST_PIXELS
 
-# Decoding so much takes about a millisecond, a hand-over to a thread a tenth of one.
-_SMALL_PIXELS = 64_000
+# Decoding so much takes about a millisecond, a hand-over to a thread a tenth of one. So long a file is no longer than
+# its pixels, and what Pillow may do with its parts (images.PIECES) is done in ten milliseconds.
+_SMALL_PIXELS, _SMALL_BYTES = 64_000, 256 * 1024
 
 T = TypeVar("T")
 Opened = Image.Image | ImageError  # of which only the header has been read
@@ -52,7 +53,7 @@ class Decoder:
         self, encoded: Sequence[bytes | ImageError], spec: ImageSpec
     ) -> list[Decoded]:
         if len(encoded) == 1:
-            return [await self._decode_one(_open_all(encoded)[0], spec)]
+            return [await self._decode_one(encoded[0], spec)]
         opened = await self._in_thread(_open_all, encoded)
         size = -(-len(opened) // (2 * self._threads))
         groups = [opened[first : first + size] for first in range(0, len(opened), size)]
@@ -67,7 +68,10 @@ class Decoder:
         """Let the threads end."""
         self._pool.shutdown(cancel_futures=True)
 
-    async def _decode_one(self, opened: Opened, spec: ImageSpec) -> Decoded:
+    async def _decode_one(self, data: bytes | ImageError, spec: ImageSpec) -> Decoded:
+        if isinstance(data, bytes) and len(data) > _SMALL_BYTES:
+            return await self._in_thread(lambda: _load(_open_all([data])[0], spec))
+        opened = _open_all([data])[0]
         small = isinstance(opened, ImageError) or opened.width * opened.height <= _SMALL_PIXELS
         return _load(opened, spec) if small else await self._in_thread(_load, opened, spec)
 

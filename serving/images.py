@@ -12,6 +12,7 @@ How anything becomes RGB (docs/images.md says it for users):
 """
 
 import io
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePath
@@ -54,9 +55,32 @@ _UPRIGHT = {  # EXIF 2.32, tag 274: what to do so that the picture stands uprigh
 }
 _ON_ITS_SIDE = (5, 6, 7, 8)  # those that are stored with width and height exchanged
 
+# Pieces of a file that Pillow may ask for: so many, and one more for so many bytes. Its parsers take markers, chunks
+# and comments apart piece by piece in Python, holding all threads up: seconds, where 20 MB are nothing but these. A PNG
+# of chunks of 1 KiB, far below the 8 KiB that libpng writes, needs one for 256 bytes.
+PIECES, BYTES_A_PIECE = 10_000, 256
+
 # How much larger than the model's input a JPEG decoded at reduced scale is at least, in both directions. At 2 the
 # resize that follows still averages over its whole kernel; at 1 the pixels differ twice as much (docs/images.md).
 REDUCED_AT_LEAST = 2
+
+
+class _TooManyPieces(Exception):
+    """Pillow's parsers take a file apart without end."""
+
+
+class _Pieces(io.BytesIO):
+    """The bytes of a file, given out in a bounded number of pieces."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = PIECES + len(data) // BYTES_A_PIECE
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise _TooManyPieces
+        return super().read(size)
 
 
 class ImageError(Exception):
@@ -121,7 +145,11 @@ def header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if not data:
         raise ImageError("not_an_image", "the image is empty (0 bytes)")
     try:
-        image = Image.open(io.BytesIO(data), formats=_known_formats())
+        image = Image.open(_Pieces(data), formats=_known_formats())
+    except _TooManyPieces:
+        raise ImageError(
+            "damaged_image", "the image begins with more parts than any image has"
+        ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError("too_many_pixels", _too_many(max_pixels)) from None
     except (
@@ -188,9 +216,18 @@ def from_array(array: NDArray[np.uint8]) -> Image.Image:
 def images_below(root: Path) -> list[Path]:
     """The files in a folder and the folders in it that are called like images, in order.
 
-    Hidden ones do not count (copies kept by notebooks, what macOS packs beside a picture).
+    Hidden ones do not count (copies kept by notebooks, what macOS packs beside a picture). A link to nothing does: it
+    cannot be read, which whoever reads it will say.
+
+    Raises:
+        OSError: a folder that cannot be looked into.
     """
-    return sorted(p for p in root.rglob("*") if is_image(p.relative_to(root)) and p.is_file())
+    found: list[Path] = []
+    for folder, folders, files in os.walk(root, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(folder, name) for name in files if is_image(PurePath(name)))
+        found += [path for path in paths if path.is_file() or not path.exists()]
+    return sorted(found)
 
 
 def is_image(path: PurePath) -> bool:
@@ -239,6 +276,10 @@ def _sixteen_bit_grey(image: Image.Image) -> Image.Image:
     if "transparency" in image.info:  # of PNG: the one value that is transparent
         grey[values == image.info["transparency"]] = 255
     return Image.fromarray(grey).convert("RGB")
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 @cache

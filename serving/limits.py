@@ -14,6 +14,9 @@ MAX_IMAGES = 256  # in one request
 MAX_JSON_VALUES = (
     300_000  # of an output tensor as JSON: so many take a quarter of a second to write
 )
+# Of a tensor that comes as JSON: json holds all threads until it has read all of it, for half a second at the most.
+MAX_JSON_COMMAS, MAX_JSON_BRACKETS = 3_000_000, 300_000
+MAX_COMMAND_BYTES = 64 * 1024  # of a request that loads, unloads or lists models
 LARGE_JSON_BYTES = 256 * 1024  # beyond which base64 is not read on the event loop
 MAX_UNZIPPED_BYTES = (
     4 * MAX_REQUEST_BYTES

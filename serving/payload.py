@@ -21,7 +21,7 @@ from typing import Any
 
 from serving import multipart
 from serving.errors import RequestError
-from serving.images import ImageError, header, is_image
+from serving.images import EXTENSIONS, ImageError, header, is_image
 from serving.limits import LARGE_JSON_BYTES, MAX_IMAGES, MAX_REQUEST_BYTES, MAX_UNZIPPED_BYTES
 
 IMAGE, IMAGES = "image", "images"
@@ -35,7 +35,8 @@ _COMPRESSIONS = (
     zipfile.ZIP_STORED,
     zipfile.ZIP_DEFLATED,
 )  # bzip2 takes 4 s for 20 MB, lzma is no faster
-_HOW = "send the file as the body, or as the multipart field 'image'"
+_NO_IMAGE = "the request has no image (0 bytes); send the file as the body, or as the multipart field 'image'"
+_NO_IMAGE_IN_ZIP = f"the zip has no image: no file in it ends in {', '.join(sorted(EXTENSIONS))}"
 _BLANKS = b" \t\n\v\f\r"  # RFC 2045 breaks lines after 76 characters; `base64` and encodebytes do
 _ZIP = b"PK\x03\x04", b"PK\x05\x06"  # with entries, and without any
 _OTHERS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ"}  # APPNOTE 4.4.5
@@ -69,19 +70,29 @@ async def read(body: bytes, content_type: str) -> Payload:
     """
     if content_type[:20].lower().startswith("multipart/form-data"):
         payload = _multipart(body, content_type)
-    elif _is_json(body, content_type):
-        small = len(body) <= LARGE_JSON_BYTES
-        payload = _json(body) if small else await asyncio.to_thread(_json, body)
+    elif not _may_be_json(body, content_type):
+        payload = _file(body)
+    elif len(body) <= LARGE_JSON_BYTES:
+        payload = _json_or_file(body)
     else:
-        payload = Payload([Item(body)] if body else [], [], many=False)
-    if any(_is_zip(item) for item in payload.items):
+        payload = await asyncio.to_thread(_json_or_file, body)
+    zipped = any(_is_zip(item) for item in payload.items)
+    if zipped:
         payload = await asyncio.to_thread(_unzipped, payload)
     if not any(item.data for item in payload.items):
-        raise RequestError(400, "no_image", f"the request has no image (0 bytes); {_HOW}")
+        raise RequestError(400, "no_image", _NO_IMAGE_IN_ZIP if zipped else _NO_IMAGE)
     if len(payload.items) > MAX_IMAGES:
         message = f"{len(payload.items)} images; send at most {MAX_IMAGES} a request"
         raise RequestError(413, "too_many_images", message)
     return payload
+
+
+def _file(body: bytes) -> Payload:
+    return Payload([Item(body)] if body else [], [], many=False)
+
+
+def _json_or_file(body: bytes) -> Payload:
+    return _json(body) if _is_json(body) else _file(body)
 
 
 def _multipart(body: bytes, content_type: str) -> Payload:
@@ -103,12 +114,19 @@ def _check_length(name: str, text: str) -> None:
         raise RequestError(400, "field_too_long", f"the field {name[:50]!r} has {limit}")
 
 
-def _is_json(body: bytes, content_type: str) -> bool:
-    """Whether a body begins like JSON, as no image does, or is declared as JSON and is neither an image nor a zip."""
-    if body[:64].lstrip()[:1] in (b"{", b"["):
+def _may_be_json(body: bytes, content_type: str) -> bool:
+    declared = content_type[:16].lower() == "application/json"
+    return _begins_like_json(body) or (declared and bool(body) and not body.startswith(_ZIP))
+
+
+def _begins_like_json(body: bytes) -> bool:
+    return body[:64].lstrip()[:1] in (b"{", b"[")
+
+
+def _is_json(body: bytes) -> bool:
+    """Whether a body begins like JSON, as no image does, or else is no image, though it is declared as JSON."""
+    if _begins_like_json(body):
         return True
-    if not body or body.startswith(_ZIP) or content_type[:16].lower() != "application/json":
-        return False
     try:
         header(body)
     except ImageError as error:
@@ -165,6 +183,10 @@ def _unzipped(payload: Payload) -> Payload:
     for item in payload.items:
         found = _entries(item.data, budget) if _is_zip(item) else [item]
         budget -= sum(len(entry.data) for entry in found if isinstance(entry.data, bytes))
+        if (
+            not found and len(payload.items) > 1
+        ):  # its sender is told, though the others are answered
+            found = [Item(ImageError("not_an_image", _NO_IMAGE_IN_ZIP), item.name)]
         items += found
     return Payload(items, payload.fields, many=True)
 

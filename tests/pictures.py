@@ -56,3 +56,15 @@ def declared_png(width: int, height: int) -> bytes:
 def _chunk(kind: bytes, data: bytes) -> bytes:
     crc = struct.pack(">I", zlib.crc32(kind + data))
     return struct.pack(">I", len(data)) + kind + data + crc
+
+
+def endless(kind: str, size: int) -> bytes:
+    """About so many bytes that begin like a picture and then are nothing but parts of a header."""
+    header = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
+    begin, part = {
+        "JPEG padding": (b"\xff\xd8\xff", b"\xff"),
+        "JPEG comments": (b"\xff\xd8\xff", b"\xfe\x00\x02\xff"),
+        "PPM comment": (b"P6 #", b"a"),
+        "PNG chunks": (header, _chunk(b"abCd", b"")),
+    }[kind]
+    return begin + part * (size // len(part))

@@ -118,7 +118,7 @@ def test_unreadable_files_are_named_and_left_out_and_the_rest_is_written(config:
     with pytest.raises(OfflineError) as caught:
         embed_folder(config)
     said = str(caught.value)
-    assert "3 of 9 images cannot be read and are left out" in said
+    assert "4 of 10 images cannot be read and are left out" in said
     assert "give --skip-unreadable" in said
     for name in ("002-empty.png: the image is empty", "002-text.png: not an", "004-half.png: "):
         assert f"\n  {name}" in said

@@ -1,4 +1,6 @@
 import contextlib
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from PIL import Image
 
 from serving import images
 from serving.images import ImageError, ImageSpec, decode
-from tests.pictures import COLOURS, GREEN, RED, STORED_AS, declared_png, encoded, plain
+from tests.pictures import COLOURS, GREEN, RED, STORED_AS, declared_png, encoded, endless, plain
 
 SPEC = ImageSpec(32, 32)
 CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], dtype=np.uint8)
@@ -256,3 +258,65 @@ def test_array_and_file_give_the_same_pixels():
 def test_image_spec_refuses_what_it_does_not_know(fields: dict[str, object]):
     with pytest.raises(ValueError, match=r"at least 1|choose from"):
         ImageSpec(**({"height": 8, "width": 8} | fields))
+
+
+@pytest.mark.parametrize("kind", ["JPEG padding", "JPEG comments", "PPM comment", "PNG chunks"])
+def test_header_without_end_is_not_read_to_its_end(kind: str, monkeypatch: pytest.MonkeyPatch):
+    data = endless(kind, 1_000_000)
+    reads = 0
+    read = images._Pieces.read
+
+    def counted(self: images._Pieces, size: int | None = -1, /) -> bytes:
+        nonlocal reads
+        reads += 1
+        return read(self, size)
+
+    monkeypatch.setattr(images._Pieces, "read", counted)
+    with pytest.raises(ImageError, match="more parts than any image has") as caught:
+        decode(data, SPEC)
+    assert caught.value.code == "damaged_image"
+    assert reads <= images.PIECES + 1_000_000 // images.BYTES_A_PIECE + 1
+
+
+def test_chunks_without_end_behind_the_pixels_are_damage():
+    whole = plain(RED)
+    end = whole[-12:]  # IEND
+    chunk = endless("PNG chunks", 24)[-12:]
+    with pytest.raises(ImageError) as caught:
+        decode(whole[:-12] + 100_000 * chunk + end, SPEC)
+    assert caught.value.code == "damaged_image"
+    assert decode(whole[:-12] + 100 * chunk + end, SPEC).shape == (32, 32, 3)
+
+
+def test_picture_of_many_small_parts_is_read():
+    from PIL import PngImagePlugin
+
+    info = PngImagePlugin.PngInfo()
+    for place in range(1000):
+        info.add_text(f"key{place}", "value")
+    assert decode(encoded(corners(), "PNG", pnginfo=info), SPEC).shape == (32, 32, 3)
+
+
+def test_folder_that_cannot_be_looked_into_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="locked"):
+        images.images_below(tmp_path)
+
+
+def test_link_to_nothing_counts_and_other_things_do_not(tmp_path: Path):
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "a.png").write_bytes(plain(RED))
+    assert images.images_below(tmp_path) == [tmp_path / "gone.png"]

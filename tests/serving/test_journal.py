@@ -80,7 +80,7 @@ def config(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pr
     """Settings to classify 23 pictures, some of which cannot be read, in batches of four."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(limits, "_BATCH_IMAGES", BATCH)
-    spoil(many(Path("photos"), COUNT - 3))
+    spoil(many(Path("photos"), COUNT - 4))
     return PredictConfig(
         colours, ("photos",), "out.csv", probabilities=True, device="cpu", skip_unreadable=True
     )

@@ -101,7 +101,7 @@ def test_parts_hold_the_rows_that_one_machine_writes(config: PredictConfig, out:
     one = f"one/{'out.jsonl' if out == 'out.jsonl' else 'out.parquet'}"
     predict(replace(config, engine="local", out=one))
     found, expected = parts(out), parts("one")
-    assert len(found) == 13
+    assert len(found) == 14
     assert same(found, expected)
     assert not same(found, [*expected[1:], expected[0]])
 
@@ -113,9 +113,9 @@ def test_unreadable_images_are_counted_once_and_named(config: PredictConfig):
     with pytest.raises(OfflineError) as caught:
         predict(config)
     said = str(caught.value)
-    assert "3 of 9 images cannot be read and have no answer in out.parquet" in said
+    assert "4 of 10 images cannot be read and have no answer in out.parquet" in said
     assert "\n  photos/002-text.png: not an image" in said
-    assert sum(row["error"] is not None for row in parts("out.parquet")) == 3
+    assert sum(row["error"] is not None for row in parts("out.parquet")) == 4
     assert sorted(os.listdir()) == ["out.parquet", "photos"]
 
 

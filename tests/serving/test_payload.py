@@ -9,9 +9,9 @@ import zipfile
 import pytest
 from starlette.testclient import TestClient
 
-from serving import limits, payload
+from serving import images, limits, payload
 from tests.answers import error
-from tests.pictures import GREEN, RED, plain
+from tests.pictures import GREEN, RED, endless, plain
 from tests.serving.test_many import base64_of, predictions, words, zipped
 
 
@@ -115,3 +115,38 @@ def test_large_json_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatch):
         body = json.dumps({"image": base64_of(bytes(size))}).encode()
         with monkeypatch.context() as patch:
             assert read_by(patch, "_json", body) == here
+
+
+def test_zip_without_images_says_what_it_looked_for(client: TestClient):
+    found = error(client.post("/predict", content=zipped({"IMG_1.HEIC": b"x"})))
+    assert (found["status"], found["code"]) == (400, "no_image")
+    assert "no file in it ends in .avif, .bmp" in found["message"]
+
+
+def test_zip_without_images_beside_an_image_has_an_error_in_its_place(client: TestClient):
+    parts = [("image", ("a.zip", zipped({"notes.txt": b"x"}))), ("image", ("b.png", plain(RED)))]
+    found = predictions(client.post("/predict", files=parts))
+    assert words(found) == ["not_an_image", "red"]
+
+
+@pytest.mark.parametrize("declared", ["image/png", "application/json"])
+def test_header_without_end_is_answered(client: TestClient, declared: str):
+    data = endless("JPEG padding", 400_000)
+    found = error(client.post("/predict", content=data, headers={"content-type": declared}))
+    assert (found["status"], found["code"]) == (422, "damaged_image")
+
+
+def test_large_body_is_not_opened_on_the_event_loop(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    threads = []
+    header = images.header
+
+    def watched(data: bytes) -> object:
+        threads.append(threading.current_thread().name)
+        return header(data)
+
+    monkeypatch.setattr(images, "header", watched)
+    found = client.post("/predict", content=plain(RED) + bytes(300_000))
+    assert found.json()["label"] == "red"
+    assert [name.startswith("decode") for name in threads] == [True]

@@ -85,7 +85,7 @@ def test_every_format_says_what_a_request_would_be_answered(
     predict(replace(config, out=out, top_k=2, probabilities=True, skip_unreadable=True))
     loaded = model.load(Settings(config.bundle, device="cpu"), processors)
     rows = {row["path"]: row for row in read(out)}
-    assert len(rows) == 6
+    assert len(rows) == 7
     for name in ("000", "001", "002"):
         row = rows[f"photos/{name}.png"]
         item = Item(Path(row["path"]).read_bytes())
@@ -185,9 +185,14 @@ def test_unreadable_images_are_named_and_the_file_is_written_all_the_same(config
     with pytest.raises(OfflineError) as caught:
         predict(config)
     said = str(caught.value)
-    assert "3 of 9 images cannot be read and have no answer in out.jsonl" in said
+    assert "4 of 10 images cannot be read and have no answer in out.jsonl" in said
     assert "give --skip-unreadable" in said
-    for name in ("002-empty.png: the image is empty", "002-text.png: not an", "004-half.png: "):
+    for name in (
+        "002-empty.png: the image is empty",
+        "002-text.png: not an",
+        "004-half.png: ",
+        "005-link.png: No such file",
+    ):
         assert f"\n  photos/{name}" in said
     assert sum(row["error"] is None for row in read(config.out)) == 6
     assert sorted(os.listdir()) == ["out.jsonl", "photos"]
@@ -200,7 +205,7 @@ def test_unreadable_images_may_be_skipped(
     spoil(many(Path("photos"), 6))
     predict(replace(config, skip_unreadable=True))
     assert "002-text.png: not an image" in capsys.readouterr().out
-    assert len(read(config.out)) == 9
+    assert len(read(config.out)) == 10
 
 
 def test_images_of_which_none_can_be_read_are_an_error_that_cannot_be_skipped(
