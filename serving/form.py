@@ -112,15 +112,17 @@ async def parse_embed(received: Received) -> EmbedForm:
     )
 
 
-async def read_body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-    """The body of a request.
+async def read_body(
+    headers: Mapping[bytes, bytes], receive: Receive, most: int = MAX_REQUEST_BYTES
+) -> bytes:
+    """The body of a request, of at most so many bytes.
 
     Raises:
         RequestError: as receive.
     """
     declared = headers.get(b"content-length", b"")
-    if declared.isdigit() and int(declared) > MAX_REQUEST_BYTES:
-        raise too_large()
+    if declared.isdigit() and int(declared) > most:
+        raise too_large(most)
     chunks, size = [], 0
     while True:
         message = await receive()
@@ -128,8 +130,8 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
             raise RequestError(400, "disconnected", "the client went away")
         chunk = message.get("body", b"")
         size += len(chunk)
-        if size > MAX_REQUEST_BYTES:
-            raise too_large()
+        if size > most:
+            raise too_large(most)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -194,7 +196,9 @@ def _one_of(name: str, value: str | None, meanings: Mapping[str, Any]) -> Any:
     return meanings[value.lower()]
 
 
-def too_large() -> RequestError:
-    """The error for a body of more than MAX_REQUEST_BYTES."""
-    limit = f"the request is larger than {MAX_REQUEST_BYTES / 1024**2:g} MiB"
+def too_large(most: int = MAX_REQUEST_BYTES) -> RequestError:
+    """The error for a body of more than so many bytes."""
+    if most < MAX_REQUEST_BYTES:
+        return RequestError(413, "too_large", f"the request is larger than {most / 1024:g} KiB")
+    limit = f"the request is larger than {most / 1024**2:g} MiB"
     return RequestError(413, "too_large", f"{limit}; send smaller or fewer images")

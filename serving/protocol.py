@@ -104,8 +104,8 @@ async def _infer(models: Models, scope: Scope, receive: Receive) -> Response:
 async def _read(scope: Scope, receive: Receive) -> InferRequest:
     headers = dict(scope["headers"])
     body = await form.read_body(headers, receive)
-    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
-    if encoding != "identity":
+    encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip()
+    if encoding.lower() not in ("", "identity"):
         body = await asyncio.to_thread(decompressed, body, encoding)
     length = headers.get(HEADER_LENGTH.encode())
     return read(body, None if length is None else length.decode("latin-1"))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from serving.errors import RequestError
 from serving.form import too_large
-from serving.limits import MAX_REQUEST_BYTES
+from serving.limits import MAX_JSON_BRACKETS, MAX_JSON_COMMAS, MAX_REQUEST_BYTES
 
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # of zlib's two formats
 _MOST = 2**63  # sizes are int64 to these clients; Python has no text for the product of larger ones
@@ -71,6 +71,8 @@ def decompressed(body: bytes, encoding: str) -> bytes:
         raise too_large()
     if not stream.eof:
         raise malformed(f"the {encoding.lower()} body ends too early")
+    if stream.unused_data:
+        raise malformed(f"something comes after the {encoding.lower()} body")
     return found
 
 
@@ -78,9 +80,10 @@ def read(body: bytes, header_length: str | None) -> InferRequest:
     """What a body says. header_length: of Inference-Header-Content-Length, the bytes of JSON before binary data.
 
     Raises:
-        RequestError: not the protocol's JSON, or binary data of other sizes than it says.
+        RequestError: not the protocol's JSON, too much of it, or binary data of other sizes than it says.
     """
     size = _size(header_length, len(body))
+    _check_amount(body, size)
     try:
         content = json.loads(body[:size])  # a slice of all of it is no copy
     except (ValueError, RecursionError):
@@ -114,6 +117,16 @@ def _size(header_length: str | None, length: int) -> int:
             f"Inference-Header-Content-Length is {size}; the body has {length} bytes of JSON and data"
         )
     return size
+
+
+def _check_amount(body: bytes, size: int) -> None:
+    """Raise where the JSON in the first `size` bytes has more values than may be read."""
+    commas = body.count(b",", 0, size)
+    brackets = body.count(b"[", 0, size) + body.count(b"{", 0, size)
+    if commas > MAX_JSON_COMMAS or brackets > MAX_JSON_BRACKETS:
+        limits = f"{MAX_JSON_COMMAS:,} values and {MAX_JSON_BRACKETS:,} lists and objects"
+        message = f"its JSON has more than {limits}; send the tensor as binary data"
+        raise RequestError(413, "too_much_json", message)
 
 
 def _field(where: dict[str, Any], name: str, kind: type[T], default: Any) -> Any:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import errors, form
 from serving.errors import RequestError
+from serving.limits import MAX_COMMAND_BYTES
 from serving.repository import Repository, versions
 from serving.repository_state import READY, UNAVAILABLE, Entry, Report, State
 
@@ -86,7 +87,7 @@ class RepositoryEndpoints:
             if scope["method"] != "POST":
                 raise errors.from_status(405)
             name = scope["path_params"].get("name", "")
-            body = (await form.receive(scope, receive)).body
+            body = await form.read_body(dict(scope["headers"]), receive, MAX_COMMAND_BYTES)
             response = _response(await self._desk.answer(scope["path"], name, body))
         except RequestError as error:
             response = errors.response(error, scope[errors.REQUEST_ID], as_text=True)

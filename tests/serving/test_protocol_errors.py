@@ -1,5 +1,6 @@
 """Every way to be wrong in the Open Inference Protocol: one sentence, in the protocol's own shape."""
 
+import gzip
 import json
 from typing import Any
 
@@ -287,3 +288,31 @@ def test_odd_texts_do_no_harm(client: TestClient):
     response = client.post(INFER, content=json.dumps(request))
     assert refusal(response) == (400, "unknown_output")
     assert client.get("/v2/models/%ff%00é/ready").status_code == 404
+
+
+@pytest.mark.parametrize("part", [b"0,", b"[],", b"{},"])
+def test_json_of_too_many_values_is_refused_unread(
+    client: TestClient, part: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(json, "loads", None)
+    body = b'{"inputs": [], "x": [' + part * 3_000_001 + b"0]}"
+    for sent, headers in ((body, {}), (gzip.compress(body), {"content-encoding": "gzip"})):
+        response = client.post(INFER, content=sent, headers=headers)
+        assert response.status_code == 413
+        assert "send the tensor as binary data" in response.text
+
+
+def test_what_comes_after_a_compressed_body_is_refused(client: TestClient):
+    body = gzip.compress(json.dumps({"inputs": [GOOD]}).encode())
+    headers = {"content-encoding": "gzip"}
+    assert client.post(INFER, content=body, headers=headers).status_code == 200
+    response = client.post(INFER, content=body + body, headers=headers)
+    assert response.status_code == 400
+    assert "something comes after the gzip body" in response.json()["error"]
+
+
+@pytest.mark.parametrize("encoding", ["Identity", "identity", ""])
+def test_body_that_is_not_compressed_may_say_so(client: TestClient, encoding: str):
+    body = json.dumps({"inputs": [GOOD]})
+    response = client.post(INFER, content=body, headers={"content-encoding": encoding})
+    assert response.status_code == 200
