@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, get_origin
 
 from serving.manifest import Auto, Manifest, Mode, Tensor, check
@@ -76,7 +77,7 @@ def parse(text: bytes | str) -> Manifest:
     """
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is not JSON ({error}); export the bundle again") from None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise BundleError(f"{MANIFEST} has no number under 'format'; export the bundle again")
@@ -110,39 +111,60 @@ def _manifest(content: dict[str, Any]) -> Manifest:
     known = [f for f in dataclasses.fields(Manifest) if _SINCE.get(f.name, 1) <= content["format"]]
     fields = {field.name: content[field.name] for field in known}
     auto = fields.pop("auto", None)
-    for field in (field for field in known if field.name in fields):
-        found, kind = fields[field.name], _json_type(field)
-        if not isinstance(found, kind):
-            raise TypeError(f"{field.name} is {type(found).__name__}, not {kind.__name__}")
-    fields |= {name: tuple(fields[name]) for name in ("classes", "transformations")}
-    fields["modes"] = {name: _mode(value) for name, value in fields["modes"].items()}
+    _check_types(Manifest, fields, "")
+    fields |= {name: _texts(name, fields[name]) for name in ("classes", "transformations")}
+    fields["modes"] = {
+        name: _mode(value, f"modes.{name}.") for name, value in fields["modes"].items()
+    }
     manifest = Manifest(**fields, auto=None if auto is None else _auto(auto))
     check(manifest)
     return manifest
 
 
-def _json_type(field: dataclasses.Field[Any]) -> type:
-    """What JSON makes of a field: a list of a tuple, and else what the field holds."""
+def _check_types(of: type, values: Mapping[str, Any], where: str) -> None:
+    """Raise TypeError where a value is not what JSON makes of the field of that name. where: before the names."""
+    if not isinstance(values, dict):
+        raise TypeError(f"{where.removesuffix('.')} is not an object")
+    for field in (field for field in dataclasses.fields(of) if field.name in values):
+        found, kinds = values[field.name], _json_types(field)
+        if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
+            name, expected = f"{where}{field.name}", " or ".join(kind.__name__ for kind in kinds)
+            raise TypeError(f"{name} is {type(found).__name__}, not {expected}")
+
+
+def _json_types(field: dataclasses.Field[Any]) -> tuple[type, ...]:
+    """What JSON makes of a field: a list of a tuple, any number of a float, and else what the field holds."""
     kind = get_origin(field.type) or field.type
+    if kind is UnionType:  # an object, or null
+        return dict, NoneType
     assert isinstance(kind, type)
-    return list if kind is tuple else kind
+    return {tuple: (list,), float: (float, int)}.get(kind, (kind,))
 
 
-def _mode(value: dict[str, Any]) -> Mode:
+def _texts(name: str, values: list[Any]) -> tuple[str, ...]:
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"{name} has {value!r}, which is no text")
+    return tuple(values)
+
+
+def _mode(value: dict[str, Any], where: str) -> Mode:
+    _check_types(Mode, value, where)
     tensors = {
-        side: tuple(Tensor(t["name"], t["dtype"], tuple(t["shape"])) for t in value[side])
-        for side in ("inputs", "outputs")
+        side: tuple(_tensor(t, where) for t in value[side]) for side in ("inputs", "outputs")
     }
     return Mode(**{**value, **tensors})
 
 
+def _tensor(value: dict[str, Any], where: str) -> Tensor:
+    _check_types(Tensor, value, f"{where}tensor.")
+    return Tensor(value["name"], value["dtype"], tuple(value["shape"]))
+
+
 def _auto(value: dict[str, Any]) -> Auto:
-    rest = None if value["rest"] is None else _mode(value["rest"])
-    auto = Auto(**{**value, "rest": rest})
-    for name in ("metrics", "calibration"):
-        if not isinstance(getattr(auto, name), dict):
-            raise TypeError(f"auto.{name} is not an object")
-    return auto
+    _check_types(Auto, value, "auto.")
+    rest = None if value["rest"] is None else _mode(value["rest"], "auto.rest.")
+    return Auto(**{**value, "rest": rest})
 
 
 def _check_file(folder: Path, name: str, digest: str) -> None:

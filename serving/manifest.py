@@ -4,6 +4,7 @@ Reading and writing its text is serving/bundle.py's work.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +121,23 @@ def check(manifest: Manifest) -> None:
         )
     _check_task(manifest)
     _check_auto(manifest)
+    for name, graph in manifest.graphs.items():
+        _check_graph(manifest, name, graph)
+
+
+def _check_graph(manifest: Manifest, name: str, graph: Mode) -> None:
+    """Raise ValueError where a graph's numbers cannot be, or it makes other copies than the manifest names."""
+    if graph.forward_passes < 1 or not 0 < graph.temperature < math.inf:
+        raise ValueError(
+            f"{name!r} takes {graph.forward_passes} passes at temperature {graph.temperature}"
+        )
+    copies = len(manifest.transformations)
+    for tensor in graph.outputs:
+        if tensor.name in (VOTES, COPIES) and tensor.shape[1:2] != (copies,):
+            raise ValueError(
+                f"{name!r} gives {tensor.name!r} of the shape {tensor.shape}, and there are "
+                f"{copies} transformations"
+            )
 
 
 def _check_task(manifest: Manifest) -> None:

@@ -8,6 +8,7 @@ RepositoryError   a folder that is neither a bundle nor holds any; or, with --st
 """
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,8 +64,17 @@ class Repository:
         """
         if self.single is not None:
             return [self.single] if versions(self.root) else []
+        return sorted(name for name in self._folders() if _is_text(name))
+
+    def misnamed(self) -> list[str]:
+        """Folders of models whose names are not UTF-8, and which nobody could ask for; as text that can be shown."""
+        folders = [] if self.single is not None else self._folders()
+        shown = (os.fsencode(name).decode("utf-8", "backslashreplace") for name in folders)
+        return sorted(name for name, given in zip(shown, folders, strict=True) if name != given)
+
+    def _folders(self) -> list[str]:
         folders = (path for path in self.root.iterdir() if not path.name.startswith("."))
-        return sorted(path.name for path in folders if path.is_dir() and versions(path))
+        return [path.name for path in folders if path.is_dir() and versions(path)]
 
     def folder(self, name: str) -> Path:
         """Where the bundle of that name lies, or its versions."""
@@ -105,6 +115,10 @@ def check(repository: Repository, settings: Settings) -> list[Seen]:
         default_mode(found.manifest, settings)
         return [Seen(repository.single, found, [])]
     models = [_see(name, repository.folder(name), settings) for name in repository.names()]
+    models += [
+        Seen(name, None, [Fault("", "the folder's name is not UTF-8")])
+        for name in repository.misnamed()
+    ]
     said = [f"{model.name}: {fault.reason}" for model in models for fault in model.faults]
     if said and (settings.strict or not any(model.bundle for model in models)):
         raise RepositoryError(f"{repository.root}: {'; '.join(said)}")
@@ -145,7 +159,7 @@ def head(folder: Path) -> tuple[str, str]:
     for version, place in versions(folder):
         try:
             return version, digest(place)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return version, ""
     return "", ""
 
@@ -179,6 +193,15 @@ def _load(place: Path, name: str, version: str, make: Make, current: Model | Non
     if signature(place) != before:  # the graphs may be another bundle's than the manifest
         raise BundleError(f"{name} was changed while it was being loaded; load it again")
     return made
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8: Python keeps other bytes as half characters, which cannot be written."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _see(name: str, folder: Path, settings: Settings) -> Seen:

@@ -7,6 +7,7 @@ several looks in a row is unloaded, since an export that replaces a bundle renam
 
 import logging
 import threading
+from collections.abc import Iterable
 from io import TextIOWrapper
 
 from serving.models import Models
@@ -48,9 +49,12 @@ class Watcher:
             return
         self._away = False
         wanted = self._state.wanted()
-        changed = [n for n in present if n not in wanted.unloaded and self._has_changed(n)]
-        if changed:
+        settled = self._settled(name for name in present if name not in wanted.unloaded)
+        if changed := [name for name in settled if self._is_news(name)]:
             self._state.load(changed)
+        self._asked |= (
+            settled  # not before: what could not be asked for is asked for at the next look
+        )
         if gone := self._gone(present, wanted):
             self._state.unload(gone, for_good=False)
 
@@ -73,14 +77,18 @@ class Watcher:
             except Exception:  # one look that failed must not end the watching
                 _log.exception("the models' folder could not be watched")
 
-    def _has_changed(self, name: str) -> bool:
-        """Whether a model is another than when it was last asked for, and is not being written at the moment."""
-        found = signature(self._repository.folder(name))
-        last, self._last[name] = self._last.get(name), found
-        if found != last or found == self._asked.get(name):
-            return False
+    def _settled(self, names: Iterable[str]) -> dict[str, Signature]:
+        """The models that are others than when they were last asked for, and are not being written at the moment."""
+        before, self._last = self._last, {n: signature(self._repository.folder(n)) for n in names}
+        return {
+            name: found
+            for name, found in self._last.items()
+            if found == before.get(name) and found != self._asked.get(name)
+        }
+
+    def _is_news(self, name: str) -> bool:
+        """Whether a model that has settled is to be asked for: at the first look only if it is not what is served."""
         first = name not in self._asked
-        self._asked[name] = found
         return not first or head(self._repository.folder(name)) != self._served(name)
 
     def _served(self, name: str) -> tuple[str, str]:

@@ -100,7 +100,9 @@ def test_newer_format_asks_for_a_newer_viewfold(colours: Path):
         parse(text)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"format": "1"}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"format": "1"}', b"\xff\xfe", "[" * 200_000]
+)
 def test_what_is_no_manifest_is_refused(text: str | bytes):
     with pytest.raises(BundleError, match=r"manifest\.json"):
         parse(text)
@@ -127,6 +129,21 @@ def test_edited_manifest_without_a_new_digest_is_refused(colours: Path):
         lambda content: content.update(weights=None),
         lambda content: content.update(image=None),
         lambda content: content.update(classes=[]),
+        lambda content: content.update(classes=[0, 1, 2]),
+        lambda content: content.update(transformations=[None] * 4),
+        lambda content: content.update(transformations=content["transformations"][:2]),
+        lambda content: content["modes"]["single"].update(file=5),
+        lambda content: content["modes"]["single"].update(sha256=None),
+        lambda content: content["modes"]["single"].update(metrics=None),
+        lambda content: content["modes"]["single"].update(inputs={}),
+        lambda content: content["modes"]["single"].update(outputs=[None]),
+        lambda content: content["modes"]["single"]["outputs"][0].update(name=1),
+        lambda content: content["modes"]["single"].update(forward_passes=0),
+        lambda content: content["modes"]["single"].update(forward_passes=True),
+        lambda content: content["modes"]["single"].update(forward_passes=1.5),
+        lambda content: content["modes"]["single"].update(temperature="1"),
+        lambda content: content["modes"]["single"].update(temperature=0),
+        lambda content: content["modes"]["single"].update(temperature=float("inf")),
     ],
 )
 def test_malformed_manifest_is_one_sentence(

@@ -1,5 +1,6 @@
 """A folder of models on disk: its layout, which version is served, what is refused and why."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -206,3 +207,20 @@ def test_default_mode_has_to_be_among_those_that_are_loaded(colours: Path, proce
         model.load(Settings(colours, modes=("aggregated",)), processors)
     loaded = model.load(Settings(colours, mode="single", modes=("single",)), processors)
     assert loaded.default_mode == "single"
+
+
+def test_manifest_that_no_parser_reads_is_a_fault(tmp_path: Path):
+    write_bundle(tmp_path / "a")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "manifest.json").write_text("[" * 200_000)
+    assert seen(tmp_path) == {"a": (True, []), "deep": (False, ["1"])}
+
+
+def test_name_that_is_not_utf8_is_said_and_no_model(tmp_path: Path):
+    write_bundle(tmp_path / "a")
+    os.mkdir(os.fsencode(tmp_path) + b"/caf\xe9")
+    (tmp_path / os.fsdecode(b"caf\xe9") / "manifest.json").write_text("{}")
+    assert Repository(tmp_path).names() == ["a"]
+    assert seen(tmp_path) == {"a": (True, []), "caf\\xe9": (False, [""])}
+    with pytest.raises(RepositoryError, match=r"caf\\xe9: the folder's name is not UTF-8"):
+        seen(tmp_path, strict=True)

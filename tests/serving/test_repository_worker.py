@@ -290,3 +290,29 @@ def test_threads_follow_and_watch_by_themselves(worker: Worker, monkeypatch: pyt
     replace_bundle(worker.root / "a")
     assert loaded.wait(20)
     assert list(worker.models.all) == ["a"]
+
+
+def test_what_could_not_be_asked_for_is_asked_for_at_the_next_look(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    replace_bundle(worker.root / "a")
+    load = worker.state.load
+
+    def fail(names: list[str]) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker.state, "load", fail)
+    worker.watcher.poll()
+    with pytest.raises(OSError, match="No space left"):
+        worker.watcher.poll()
+    monkeypatch.setattr(worker.state, "load", load)
+    worker.look(1)
+    assert list(worker.models.all) == ["a"]
+
+
+def test_manifest_that_no_parser_reads_keeps_no_other_model_away(worker: Worker):
+    replace_bundle(worker.root / "a")
+    (worker.root / "deep").mkdir()
+    (worker.root / "deep" / "manifest.json").write_text("[" * 200_000)
+    worker.look(2)
+    assert worker.entries() == [("a", "1", READY), ("deep", "1", UNAVAILABLE)]
