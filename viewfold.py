@@ -121,9 +121,9 @@ def export(arguments: Sequence[str]) -> int:
 
 def serve(arguments: Sequence[str]) -> int:
     """Answer over HTTP with a bundle."""
-    from serving.start import ServeConfig, run
+    from serving.start import ServeConfig, defaults, run
 
-    run(tyro.cli(ServeConfig, prog="viewfold serve", args=arguments))
+    run(tyro.cli(ServeConfig, prog="viewfold serve", args=arguments, default=defaults()))
     return 0
 
 

@@ -82,10 +82,9 @@ class Settings:
             "VIEWFOLD_ALLOW_LOAD": str(int(self.allow_load)),
             "VIEWFOLD_STRICT": str(int(self.strict)),
         }
-        if self.mode is not None:
-            chosen["VIEWFOLD_MODE"] = self.mode
-        if self.modes is not None:
-            chosen["VIEWFOLD_MODES"] = ",".join(self.modes)
+        # empty counts as not set, and takes the place of what this process was told itself
+        chosen["VIEWFOLD_MODE"] = self.mode or ""
+        chosen["VIEWFOLD_MODES"] = "" if self.modes is None else ",".join(self.modes)
         return chosen
 
 

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 from tyro.conf import Positional
 
-from serving import repository
+from serving import repository, settings
 from serving.model import ADDRESSES, default_mode, passes_of
 from serving.predictor import Device, provider
-from serving.repository import Seen
+from serving.repository import Fault, Seen
 from serving.settings import (
     DEFAULT_BUNDLE,
     ROOT,
@@ -28,7 +28,10 @@ from serving.settings import (
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Serve a bundle, or a folder of bundles, over HTTP."""
+    """Serve a bundle, or a folder of bundles, over HTTP.
+
+    What is not given is taken from the environment (VIEWFOLD_MODE, VIEWFOLD_WORKERS, ...), as `bentoml serve` does.
+    """
 
     bundle: Positional[Path] = DEFAULT_BUNDLE
     """The folder that `viewfold export` wrote; or a folder of such folders, NAME/ or NAME/VERSION/."""
@@ -54,6 +57,26 @@ class ServeConfig:
     """Refuse to start if any one of several bundles cannot be served."""
 
 
+def defaults() -> ServeConfig:
+    """What holds where no flag says otherwise: the environment's settings.
+
+    Raises:
+        SettingsError: a variable that is not one of those allowed.
+    """
+    given = settings.read()
+    return ServeConfig(
+        bundle=given.bundle,
+        mode=given.mode,
+        device=given.device,
+        workers=given.workers,
+        access_log=given.access_log,
+        modes=None if given.modes is None else ",".join(given.modes),
+        watch=given.watch,
+        allow_load=given.allow_load,
+        strict=given.strict,
+    )
+
+
 def run(config: ServeConfig) -> None:
     """Serve until interrupted; this process becomes BentoML's, so it does not return.
 
@@ -62,11 +85,11 @@ def run(config: ServeConfig) -> None:
         RepositoryError, BundleError, ModeError, DeviceError: what is there cannot be served, as far as that shows
             without loading a graph; a graph that cannot be loaded is for the workers to say.
     """
-    settings = _settings(config)
+    wanted = _settings(config)
     _check_address(config.host, config.port)
-    seen = repository.check(repository.open_repository(settings), settings)
+    seen = repository.check(repository.open_repository(wanted), wanted)
     print(announcement(config, seen), flush=True)
-    os.environ.update(_environment(settings, config.port))
+    os.environ.update(_environment(wanted, config))
     # in this process: what it has imported already BentoML needs not import again
     sys.argv = ["bentoml", "serve", "serving.service:Service", "--working-dir", str(ROOT)]
     sys.argv += ["--host", config.host, "--port", str(config.port)]
@@ -75,35 +98,39 @@ def run(config: ServeConfig) -> None:
 
 def announcement(config: ServeConfig, seen: list[Seen]) -> str:
     """A few lines for the person who started it."""
-    settings = _settings(config)
+    wanted = _settings(config)
     host = "localhost" if ip_address(config.host).is_unspecified else config.host
     url = f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
-    lines = [line for one in seen for line in _introduction(one, settings)]
+    lines = [line for one in seen for line in _introduction(one, wanted)]
     lines.append(f"page: {url}/")
     if tried := next((one for one in seen if one.bundle), None):
         lines.append(f"try:  {_example(tried, url, named=len(seen) > 1)}")
     return "\n".join([*lines, "stop: Ctrl-C"])
 
 
-def _introduction(seen: Seen, settings: Settings) -> list[str]:
-    refused = [f"{seen.name}, version {f.version}: not served: {f.reason}" for f in seen.faults]
+def _introduction(seen: Seen, wanted: Settings) -> list[str]:
+    refused = [f"{_called(seen.name, fault)}: not served: {fault.reason}" for fault in seen.faults]
     if seen.bundle is None:
         return refused
     manifest = seen.bundle.manifest
-    device = provider(settings.device).removesuffix("ExecutionProvider").lower()
+    device = provider(wanted.device).removesuffix("ExecutionProvider").lower()
     answers = (
         f"{len(manifest.classes)} classes"
         if manifest.dimensions is None
         else f"embeddings of {manifest.dimensions} numbers"
     )
-    names = settings.modes or manifest.mode_names
+    names = wanted.modes or manifest.mode_names
     passes = [f"{name} ({passes_of(manifest, name):.3g})" for name in names]
-    default = default_mode(manifest, settings)
+    default = default_mode(manifest, wanted)
     return [
         *refused,
         f"{seen.name}: {answers}, on {device}",
         f"modes (forward passes): {', '.join(passes)}; default {default}",
     ]
+
+
+def _called(name: str, fault: Fault) -> str:
+    return f"{name}, version {fault.version}" if fault.version else name
 
 
 def _example(seen: Seen, url: str, *, named: bool) -> str:
@@ -131,14 +158,16 @@ def _settings(config: ServeConfig) -> Settings:
     )
 
 
-def _environment(settings: Settings, port: int) -> dict[str, str]:
+def _environment(wanted: Settings, config: ServeConfig) -> dict[str, str]:
     """What BentoML and its workers are told; its home is this server's own.
 
-    BentoML wipes the metrics in its home when a server starts, also those of a server that is running.
+    BentoML wipes the metrics in its home when a server starts, also those of a server that is running: at another
+    address of this machine, or on another machine that has the same folder.
     """
+    own = f"{socket.gethostname()}-{config.host}-{config.port}"
     return {
-        **settings.environment(),
-        "BENTOML_HOME": str(bentoml_home() / "viewfold" / str(port)),
+        **wanted.environment(),
+        "BENTOML_HOME": str(bentoml_home() / "viewfold" / own),
         "BENTOML_DO_NOT_TRACK": os.environ.get("BENTOML_DO_NOT_TRACK", "True"),
     }
 

@@ -6,10 +6,12 @@ import re
 import runpy
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -17,7 +19,8 @@ from bentoml import SyncHTTPClient
 from bentoml.exceptions import BentoMLException
 from PIL import Image
 
-from serving import repository
+import viewfold
+from serving import repository, start
 from serving.limits import MAX_SILENCE_S
 from serving.predictor import DeviceError, ModeError
 from serving.repository import RepositoryError
@@ -292,3 +295,54 @@ def test_unusual_picture_over_the_wire(url: str):
     picture = Image.new("RGBA", (40, 40), (*GREEN, 255))
     answer = httpx.post(f"{url}/predict", files={"image": encoded(picture)}).json()
     assert answer["label"] == "green"
+
+
+def test_what_no_flag_says_the_environment_does(tmp_path: Path):
+    said = {"BUNDLE": str(tmp_path), "MODE": "single", "MODES": "single,distilled", "WORKERS": "2"}
+    said |= dict.fromkeys(("WATCH", "ALLOW_LOAD", "STRICT", "ACCESS_LOG"), "1") | {"DEVICE": "cpu"}
+    with patch.dict(os.environ, clear=True):
+        assert start.defaults() == ServeConfig()
+        os.environ.update({f"VIEWFOLD_{name}": value for name, value in said.items()})
+        assert start.defaults() == ServeConfig(
+            tmp_path,
+            mode="single",
+            modes="single,distilled",
+            device="cpu",
+            workers=2,
+            watch=True,
+            allow_load=True,
+            strict=True,
+            access_log=True,
+        )
+        os.environ["VIEWFOLD_WORKERS"] = "many"
+        with pytest.raises(SettingsError, match="VIEWFOLD_WORKERS is 'many'"):
+            start.defaults()
+
+
+def test_mode_of_the_environment_is_announced_or_refused_at_once(
+    colours: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    modes: list[str] = []
+    monkeypatch.setattr(
+        runpy, "run_module", lambda *_, **__: modes.append(os.environ["VIEWFOLD_MODE"])
+    )
+    monkeypatch.setattr(sys, "argv", [])
+    command = [str(colours), "--port", str(free_port())]
+    with patch.dict(os.environ, VIEWFOLD_MODE="single"):
+        assert viewfold.serve(command) == 0
+        assert "default single" in capsys.readouterr().out
+        assert viewfold.serve([*command, "--mode", "aggregated"]) == 0
+    assert modes == ["single", "aggregated"]
+    with patch.dict(os.environ, VIEWFOLD_MODE="foo"), pytest.raises(ModeError, match="foo"):
+        viewfold.serve(command)
+
+
+def test_servers_at_other_addresses_and_on_other_machines_have_metrics_of_their_own(
+    colours: Path, monkeypatch: pytest.MonkeyPatch
+):
+    homes = set()
+    for host, machine in (("127.0.0.1", "a"), ("127.0.0.2", "a"), ("127.0.0.1", "b")):
+        monkeypatch.setattr(socket, "gethostname", lambda machine=machine: machine)
+        config = ServeConfig(colours, host=host, port=3000)
+        homes.add(start._environment(Settings(colours), config)["BENTOML_HOME"])
+    assert len(homes) == 3
