@@ -64,8 +64,8 @@ def writer(settings: ExportConfig) -> Callable[[Path, Progress], Manifest]:
         ExportError: a default mode that the run does not have, or a limit that cannot be.
         CheckpointError: the run cannot be read.
     """
-    if not settings.max_drop >= 0:
-        raise ExportError(f"--max-drop {settings.max_drop} points; it is 0 or more")
+    if not 0 <= settings.max_drop <= 100:
+        raise ExportError(f"--max-drop {settings.max_drop} points; it is 0 to 100")
     run = checkpoint.open_run(settings.run)
     networks = load_answering(run)
     modes = [*networks] if first_pass(networks) is None else [*networks, AUTO]

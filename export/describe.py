@@ -41,8 +41,8 @@ def _curve_table(points: Sequence[Mapping[str, float]]) -> list[str]:
     """What `auto` would be worth at other thresholds, some of the points in even steps."""
     steps = min(CURVE_ROWS, len(points)) - 1
     rows = [points[round(k * (len(points) - 1) / max(1, steps))] for k in range(steps + 1)]
-    return ["  auto at other thresholds:", "  threshold  in doubt  passes    top-1"] + [
-        f"  {row['threshold']:9.4f}  {100 * row['escalation_rate']:6.1f} %  {row['forward_passes']:6.2f}"
+    return ["  auto at other thresholds:", "   threshold  in doubt  passes    top-1"] + [
+        f"  {row['threshold']:10.7f}  {100 * row['escalation_rate']:6.1f} %  {row['forward_passes']:6.2f}"
         f"  {100 * row['top1']:6.2f} %"
         for row in rows
     ]

@@ -63,7 +63,7 @@ def test_auto_is_measured_like_every_mode_and_its_passes_are_a_mean(
     printed = capsys.readouterr().out
     assert "2.429 passes" in printed
     assert re.search(r"auto at other thresholds:\n +threshold +in doubt +passes +top-1\n", printed)
-    assert len(re.findall(r"^ +\d\.\d{4} +[\d.]+ % +\d\.\d\d +[\d.]+ %$", printed, re.M)) == 11
+    assert len(re.findall(r"^ +\d\.\d{7} +[\d.]+ % +\d\.\d\d +[\d.]+ %$", printed, re.M)) == 11
 
 
 def test_a_run_has_no_curve(trained: Run, exported: Path):

@@ -145,9 +145,9 @@ def test_shared_weights_are_replaced_by_the_lowered_ones(
     assert not (tmp_path / "apart" / "weights.bin").exists()
 
 
-@pytest.mark.parametrize("max_drop", [-0.1, float("nan")])
+@pytest.mark.parametrize("max_drop", [-0.1, float("nan"), float("inf")])
 def test_a_limit_that_cannot_be_is_refused(colours: Run, tmp_path: Path, max_drop: float):
-    with pytest.raises(ExportError, match=r"--max-drop .* points; it is 0 or more"):
+    with pytest.raises(ExportError, match=r"--max-drop .* points; it is 0 to 100"):
         lowered(colours, tmp_path / "bundle", "int8", max_drop=max_drop)
 
 
