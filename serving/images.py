@@ -145,7 +145,9 @@ def header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if not data:
         raise ImageError("not_an_image", "the image is empty (0 bytes)")
     try:
-        image = Image.open(_Pieces(data), formats=_known_formats())
+        # a piece has a byte at least, so that a small file is bounded by itself, and read without counting
+        source = _Pieces(data) if len(data) > PIECES else io.BytesIO(data)
+        image = Image.open(source, formats=_known_formats())
     except _TooManyPieces:
         raise ImageError(
             "damaged_image", "the image begins with more parts than any image has"
