@@ -118,6 +118,8 @@ class Predictor:
         alone: whether no other call is going on.
         """
         session = (self._sessions if alone else self._crowded)[graph]
+        if self.provider == _CUDA:
+            return _run_bound(session, feeds, outputs)
         return list(session.run(list(outputs), dict(feeds)))
 
     def predict(self, images: Pixels, mode: str) -> Answers:
@@ -175,6 +177,20 @@ class Predictor:
         )
         self.provider = _CPU
         return session
+
+
+def _run_bound(
+    session: ort.InferenceSession, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]
+) -> list[NDArray[Any]]:
+    """Run a session on a device of its own: inputs go there before the run, outputs come back once, when it is over."""
+    binding = session.io_binding()
+    for name, array in feeds.items():
+        binding.bind_cpu_input(name, np.ascontiguousarray(array))
+    binding.synchronize_inputs()
+    for name in outputs:
+        binding.bind_output(name, "cpu")
+    session.run_with_iobinding(binding)
+    return list(binding.copy_outputs_to_cpu())
 
 
 @functools.cache

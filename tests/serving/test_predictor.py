@@ -14,6 +14,8 @@ from serving.predictor import DeviceError, ModeError, Predictor, mode_name
 from tests.bundles import SIZE, write_auto, write_bundle, write_embedder, write_manifest
 from tests.pictures import BLUE, GREEN, RED
 
+DIM = (100, 90, 80)  # one pass is not sure
+
 
 def images(*colours: tuple[int, int, int]) -> np.ndarray:
     """(B, H, W, 3) uint8: a picture for each colour."""
@@ -136,6 +138,22 @@ def test_a_call_alone_and_one_beside_others_say_the_same(colours: Path, mode: st
         made.run(mode, feeds, ["probabilities"], alone=value) for value in (True, False)
     )
     np.testing.assert_allclose(alone, beside, atol=1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_bound_to_a_device_of_its_own_it_says_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+):
+    made = Predictor(read(write_auto(tmp_path)), device="cpu", threads=1)
+    pictures = images(RED, RED, DIM, DIM, GREEN, GREEN)[::every]
+    expected = {mode: made.answer(pictures, mode) for mode in made.modes}
+    assert len(set(expected["auto"].passes)) == 2  # some are asked again, with two inputs
+    monkeypatch.setattr(made, "provider", predictor._CUDA)  # the same way, as far as a CPU goes it
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", None)
+    for mode, answered in expected.items():
+        found = made.answer(pictures, mode)
+        np.testing.assert_array_equal(found.values, answered.values)
+        np.testing.assert_array_equal(found.passes, answered.passes)
 
 
 def test_auto_takes_the_cpu_where_there_is_no_gpu(colours: Path, monkeypatch: pytest.MonkeyPatch):
