@@ -12,7 +12,6 @@ import json
 import os
 import resource
 import statistics
-import tempfile
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable
@@ -22,12 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import requests, servers
+from benchmarks import in_process, requests, servers
 from benchmarks.load import Shot, load
 from benchmarks.serving import CONNECTIONS, PACKAGES, ROWS, Alone, shot
 from serving import bundle, images
+from serving.batching import Lane
+from serving.endpoints import Endpoints
 from serving.images import ImageSpec
 from serving.limits import available_cpus
+from serving.predictor import Predictor
 from training.device import cpu_name
 from training.json_files import write_json
 
@@ -116,37 +118,28 @@ def thread_seconds(pid: int) -> dict[int, float]:
 
 async def in_one_process(folder: Path) -> dict[str, float]:
     """Microseconds of the event loop's thread: decoding a picture, an answer without BentoML, a whole answer."""
-    with tempfile.TemporaryDirectory() as metrics:
-        os.environ |= {
-            "PROMETHEUS_MULTIPROC_DIR": metrics,
-            "BENTOML_DO_NOT_TRACK": "True",
-            "VIEWFOLD_BUNDLE": str(folder.absolute()),
+    service, application = in_process.imported(folder)
+    manifest = bundle.read(folder).manifest
+    spec, data = ImageSpec(**manifest.image), requests.png(manifest)
+    answer = np.full((1, len(manifest.classes)), 1 / len(manifest.classes), np.float32)
+
+    def at_once(*arguments: Any, **options: Any) -> list[Any]:
+        return [np.repeat(answer, len(arguments[2]["images"]), 0)]
+
+    starlette = application._app
+    async with starlette.router.lifespan_context(starlette):
+        Predictor.run = at_once  # type: ignore[method-assign]
+        Lane.quick = lambda *_: False  # type: ignore[method-assign]  # a thread runs it, as under load
+        ours = Endpoints(starlette, service._models)
+
+        async def decode(_: dict[str, Any]) -> None:
+            images.fit(images.load(images.header(data), spec), spec)
+
+        return {
+            "decoding": await timed(decode),
+            "answer_without_bentoml": await timed(lambda scope: ask(ours, scope, data)),
+            "whole_answer": await timed(lambda scope: ask(application, scope, data)),
         }
-        from serving import service  # reads these when it is imported
-        from serving.endpoints import Endpoints
-        from serving.predictor import Predictor
-
-        manifest = bundle.read(folder).manifest
-        spec, data = ImageSpec(**manifest.image), requests.png(manifest)
-        answer = np.full((1, len(manifest.classes)), 1 / len(manifest.classes), np.float32)
-
-        def at_once(*arguments: Any, **options: Any) -> list[Any]:
-            return [np.repeat(answer, len(arguments[2]["images"]), 0)]
-
-        application = service.Service.to_asgi()  # type: ignore[attr-defined]  # the decorator made it BentoML's
-        starlette = application._app
-        async with starlette.router.lifespan_context(starlette):
-            Predictor.run = at_once  # type: ignore[method-assign]
-            ours = Endpoints(starlette, service._models)
-
-            async def decode(_: dict[str, Any]) -> None:
-                images.fit(images.load(images.header(data), spec), spec)
-
-            return {
-                "decoding": await timed(decode),
-                "answer_without_bentoml": await timed(lambda scope: ask(ours, scope, data)),
-                "whole_answer": await timed(lambda scope: ask(application, scope, data)),
-            }
 
 
 async def timed(work: Callable[[dict[str, Any]], Awaitable[None]]) -> float:

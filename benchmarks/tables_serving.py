@@ -1,5 +1,6 @@
 """The tables of what is served: results in, Markdown out."""
 
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -97,6 +98,27 @@ def _hot_path(results: dict[str, Any]) -> str:
     )
 
 
+def _one_connection(results: dict[str, Any]) -> str:
+    took, more = results["ms"], results["more_ms"]
+    parts = {
+        "before the network: reading the request, BentoML's layers, decoding the PNG": took[
+            "before_network"
+        ],
+        "the network": took["network"],
+        "*onnxruntime alone, the same image, over and over*": took["alone"],
+        "after it: the answer as JSON, BentoML's layers, sending": took["after_network"],
+        "outside: parsing HTTP, sockets, the client itself": took["outside"],
+        "the client waits": took["whole"],
+    }
+    return section(
+        grid(("what", "ms"), [(what, f"{value:.2f}") for what, value in parts.items()]),
+        f"The client waits {statistics.median(more):.2f} ({min(more):.2f} to {max(more):.2f}) ms longer than "
+        f"onnxruntime alone; {100 * took['on_loop']:.0f} % of the runs were on the event loop. One process, one "
+        f"connection; medians of {results['n']} rounds of {results['seconds']} s. {results['hardware']}, bentoml "
+        f"{results['versions']['bentoml']}. Made by `{results['command']}`.",
+    )
+
+
 def _memory(results: dict[str, Any]) -> str:
     rows = [
         (
@@ -169,5 +191,6 @@ SERVING: dict[str, Callable[[dict[str, Any]], str]] = {
     "precision": _precision,
     "jpeg": _jpeg,
     "hot_path": _hot_path,
+    "one_connection": _one_connection,
     "memory": _memory,
 }

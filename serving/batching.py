@@ -2,13 +2,17 @@
 
 A few threads take what waits, the lane that has waited longest first. A thread that is free takes work at once, also
 a single image; images gather only while all threads are busy. Images are counted, not requests. What may wait is
-bounded in bytes: beyond that, `Busy` is raised at once. Knows no HTTP and no onnxruntime.
+bounded in bytes: beyond that, `Busy` is raised at once. Where one job has come after the other for a while, each with
+nobody beside it, quick ones are run on the event loop. Knows no HTTP and no onnxruntime.
 
 Busy    too much is waiting already
 """
 
 import asyncio
+import functools
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +24,11 @@ from numpy.typing import NDArray
 Arrays = Mapping[str, NDArray[Any]]  # by input: (b, ...), the same b in all
 # feeds and whether no other run is going on or waiting -> a list of (b, ...)
 Run = Callable[[Arrays, bool], list[NDArray[Any]]]
+
+# To wake a thread and be woken by it takes up to half a millisecond: for that the event loop may be held so long, where
+# so many jobs in a row have met nobody.
+_QUICK_S = 0.003
+_LONELY = 8
 
 
 class Busy(Exception):
@@ -51,6 +60,17 @@ class Lane:
         self.jobs: deque[_Job] = deque()
         self.images = 0
         self.running = 0
+        self._seconds = math.inf  # that an image takes, as far as is known
+
+    def quick(self, images: int) -> bool:
+        """Whether a run of so many images, alone, may hold the event loop."""
+        return images * self._seconds <= _QUICK_S
+
+    def took(self, images: int, seconds: float) -> None:
+        """Remember how long a run took that was alone."""
+        now = seconds / images
+        before = self._seconds if math.isfinite(self._seconds) else now
+        self._seconds = before + (now - before) / 8
 
 
 class Batcher:
@@ -64,6 +84,7 @@ class Batcher:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._running = 0
+        self._lonely = 0  # jobs in a row that met nobody
         self._ready: deque[Lane] = deque()  # lanes with jobs that may be run now, each once
         self._changed = threading.Condition()
         self._closed = False
@@ -83,14 +104,19 @@ class Batcher:
         images = len(next(iter(feeds.values())))
         assert 0 < images <= lane.most
         size = sum(array.nbytes for array in feeds.values())
-        answer = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
         with self._changed:
             if self._bytes and self._bytes + size > self._max_bytes:
                 raise Busy
+            self._lonely = 0 if self._bytes or self._running else self._lonely + 1
             self._bytes += size
             lane.jobs.append(_Job(feeds, images, size, answer))
             lane.images += images
-            self._make_ready(lane)
+            if self._lonely > _LONELY and lane.quick(images):
+                loop.call_soon(self._run_here, lane, loop)  # after what else has arrived by now
+            else:
+                self._make_ready(lane)
         found: list[NDArray[Any]] = await answer
         return found
 
@@ -110,18 +136,42 @@ class Batcher:
                 if self._closed:
                     return
                 lane = self._ready.popleft()
-                jobs = self._take(lane)
-                lane.running += 1
-                self._make_ready(lane)
-                alone = not self._running and not self._ready
-                self._running += 1
+                jobs, alone = self._begin(lane)
             if jobs:
-                _run(lane, jobs, alone)
+                _deliver(jobs, _run(lane, jobs, alone))
             with self._changed:
-                self._running -= 1
-                lane.running -= 1
-                self._make_ready(lane)
+                self._end(lane)
             del lane, jobs  # a thread that waits keeps no model alive
+
+    def _run_here(self, lane: Lane, loop: asyncio.AbstractEventLoop) -> None:
+        """Run a lane's only job on the event loop, or let a thread do it if it is not the only one any more."""
+        with self._changed:
+            if not self._lonely or self._closed:
+                self._make_ready(lane)
+                return
+            jobs, alone = self._begin(lane)
+        if jobs:
+            _run(lane, jobs, alone)()
+        # it counts as running until the loop has seen what came in the meantime: that was not alone
+        loop.call_soon(loop.call_soon, self._end_here, lane)
+
+    def _end_here(self, lane: Lane) -> None:
+        with self._changed:
+            self._end(lane)
+
+    def _begin(self, lane: Lane) -> tuple[list[_Job], bool]:
+        """Jobs of a lane that are to be run now, and whether nothing else is going on."""
+        jobs = self._take(lane)
+        lane.running += 1
+        self._make_ready(lane)
+        alone = not self._running and not self._ready
+        self._running += 1
+        return jobs, alone
+
+    def _end(self, lane: Lane) -> None:
+        self._running -= 1
+        lane.running -= 1
+        self._make_ready(lane)
 
     def _make_ready(self, lane: Lane) -> None:
         """Let a thread take from a lane, if there is something that may be run now."""
@@ -146,14 +196,16 @@ class Batcher:
         return jobs
 
 
-def _run(lane: Lane, jobs: list[_Job], alone: bool) -> None:
-    """Run jobs together, and hand every one its part of the answer, or what went wrong."""
+def _run(lane: Lane, jobs: list[_Job], alone: bool) -> Callable[[], None]:
+    """Run jobs together. Returns what hands every one its part of the answer, or what went wrong, on the event loop."""
+    start = time.perf_counter()
     try:
         outputs = lane.run(_together(jobs), alone)
     except BaseException as error:
-        _deliver(jobs, _fail, error)
-    else:
-        _deliver(jobs, _hand_out, outputs)
+        return functools.partial(_fail, jobs, error)
+    if alone:
+        lane.took(sum(job.images for job in jobs), time.perf_counter() - start)
+    return functools.partial(_hand_out, jobs, outputs)
 
 
 def _together(jobs: list[_Job]) -> Arrays:
@@ -176,8 +228,8 @@ def _fail(jobs: list[_Job], error: BaseException) -> None:
             job.answer.set_exception(error)
 
 
-def _deliver(jobs: list[_Job], how: Callable[[list[_Job], Any], None], what: Any) -> None:
+def _deliver(jobs: list[_Job], answers: Callable[[], None]) -> None:
     """Answer on the event loop: futures belong to it. A loop that has ended waits for nothing any more."""
     loop = jobs[0].answer.get_loop()
     if not loop.is_closed():
-        loop.call_soon_threadsafe(how, jobs, what)
+        loop.call_soon_threadsafe(answers)

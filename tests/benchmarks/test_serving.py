@@ -135,6 +135,30 @@ def test_loop_is_taken_apart(tmp_path: Path):
     assert min(found.values()) > 0
 
 
+def test_what_a_lone_client_waits_for_is_taken_apart(tmp_path: Path):
+    bundle_folder = write_auto(tmp_path / "bundle")
+    code = f"""
+import asyncio, json, urllib.request
+from pathlib import Path
+from benchmarks import one_connection
+from benchmarks.load import Load
+
+def ask(aim, *, connections, seconds):
+    for _ in range(20):
+        urllib.request.urlopen(urllib.request.Request(aim.url, aim.bodies[0], aim.headers)).close()
+    return Load(10.0, 100.0, 0.0)
+
+one_connection.load = ask
+print(json.dumps(asyncio.run(one_connection.measure(Path({str(bundle_folder)!r}), 2, 1))))
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    first, second = json.loads(run.stdout.splitlines()[-1])
+    assert first["whole"] == 100
+    parts = ("before_network", "network", "after_network", "outside", "alone")
+    assert min(first[part] for part in parts) > 0
+    assert second["on_loop"] > 0.5  # one after the other
+
+
 def test_memory_is_measured_of_every_mode_and_of_all(tmp_path: Path):
     found = memory.measured(write_auto(tmp_path / "bundle"))
     assert [row["modes"] for row in found["rows"]][-2:] == [

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving import batching
 from serving.batching import Arrays, Batcher, Busy, Lane
 
 MOST = 8
@@ -227,3 +228,133 @@ def test_many_at_once_from_several_runners_do_not_mix():
     batcher = Batcher(3, max_bytes=10**6)
     asyncio.run(ask(batcher))
     batcher.close()
+
+
+class Threads:
+    """Answers nothing but which thread ran it."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def __call__(self, feeds: Arrays, alone: bool) -> list[Any]:
+        self.seen.append(threading.get_ident())
+        return [feeds["x"]]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever has been run once is quick enough for the event loop."""
+    monkeypatch.setattr(batching, "_QUICK_S", 60.0)
+
+
+async def one_by_one(batcher: Batcher, lane: Lane, count: int) -> None:
+    """Jobs that meet nobody."""
+    for _ in range(count):
+        await batcher.run(lane, numbers(0))
+        while batcher._running:  # its thread, or the loop, has still to take note of the end
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_who_has_been_alone_for_a_while_is_run_on_the_loop(
+    batcher: Batcher, quick: None, count: int
+):
+    threads = Threads()
+    lane = Lane(threads, MOST, RUNS)
+    asyncio.run(one_by_one(batcher, lane, 8))
+    assert threading.get_ident() not in threads.seen
+    asyncio.run(one_by_one(batcher, lane, count))
+    assert threads.seen[8:] == [threading.get_ident()] * count
+
+
+def test_what_is_not_quick_is_never_run_on_the_loop(
+    batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(batching, "_QUICK_S", 0.0)
+    threads = Threads()
+    asyncio.run(one_by_one(batcher, Lane(threads, MOST, RUNS), 20))
+    assert threading.get_ident() not in threads.seen
+
+
+def test_a_lane_is_quick_by_what_its_runs_took():
+    lane = Lane(Threads(), MOST, RUNS)
+    assert not lane.quick(1)  # before the first
+    lane.took(2, 0.002)
+    assert lane.quick(3)
+    assert not lane.quick(4)
+    lane.took(1, 0.025)  # an eighth of the way from 1 ms to 25
+    assert not lane.quick(1)
+    for _ in range(40):
+        lane.took(1, 0.001)
+    assert lane.quick(2)
+
+
+def test_who_arrives_together_is_run_together_in_a_thread(graph: Graph, quick: None):
+    async def ask(batcher: Batcher) -> list[list[float]]:
+        lane = Lane(graph, MOST, RUNS)
+        await one_by_one(batcher, lane, 8)
+        found = await asyncio.gather(*(batcher.run(lane, numbers(k)) for k in range(3)))
+        return [answer[0].tolist() for answer in found]
+
+    batcher = Batcher(1, max_bytes=1000)
+    assert asyncio.run(ask(batcher)) == [[0], [2], [4]]
+    batcher.close()
+    assert sum(graph.seen[8:]) == 3
+    assert len(graph.seen) < 11
+
+
+def test_who_came_while_the_loop_was_held_is_not_alone(batcher: Batcher, quick: None):
+    threads = Threads()
+    lane = Lane(threads, MOST, RUNS)
+
+    async def ask() -> None:
+        await one_by_one(batcher, lane, 8)
+        loop, late = asyncio.get_running_loop(), []
+
+        def meanwhile(feeds: Arrays, alone: bool) -> list[Any]:
+            loop.call_soon(lambda: late.append(loop.create_task(batcher.run(lane, numbers(1)))))
+            return threads(feeds, alone)
+
+        held = Lane(meanwhile, MOST, RUNS)
+        held.took(1, 0.0)
+        await batcher.run(held, numbers(0))
+        await asyncio.sleep(0)
+        await late[0]
+        await one_by_one(batcher, lane, 1)  # and for a while nobody is
+
+    asyncio.run(ask())
+    here = threading.get_ident()
+    assert [thread == here for thread in threads.seen[8:]] == [True, False, False]
+
+
+def test_failure_on_the_loop_reaches_who_waited_and_the_next_is_answered(
+    batcher: Batcher, quick: None
+):
+    def fail(feeds: Arrays, alone: bool) -> list[Any]:
+        if (feeds["x"] < 0).any():
+            raise RuntimeError("out of memory")
+        return [feeds["x"]]
+
+    async def ask() -> list[Any]:
+        lane = Lane(fail, MOST, RUNS)
+        await one_by_one(batcher, lane, 8)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await batcher.run(lane, numbers(-1))
+        return await batcher.run(lane, numbers(1))
+
+    assert asyncio.run(ask())[0].tolist() == [1]
+
+
+def test_who_has_gone_away_is_not_computed_on_the_loop_either(batcher: Batcher, quick: None):
+    threads = Threads()
+
+    async def ask() -> None:
+        lane = Lane(threads, MOST, RUNS)
+        await one_by_one(batcher, lane, 8)
+        gone = asyncio.create_task(batcher.run(lane, numbers(1)))
+        asyncio.get_running_loop().call_soon(gone.cancel)  # before the loop comes to the run
+        await asyncio.wait([gone])
+        await one_by_one(batcher, lane, 1)
+
+    asyncio.run(ask())
+    assert len(threads.seen) == 9
