@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from export import convert, examples, verify
+from export import convert, examples, precision, verify
 from export.config import FP32, ExportConfig
 from export.errors import ExportError
 from export.examples import Examples
@@ -37,15 +37,12 @@ def writer(settings: ExportConfig) -> Callable[[Path, Progress], Manifest]:
     """What makes a bundle of a run's encoder, which has been read.
 
     Raises:
-        ExportError: a default mode that an encoder does not have.
+        ExportError: a default mode that an encoder does not have, or a limit that cannot be.
         CheckpointError: the run cannot be read.
     """
+    if not -1 <= settings.min_cosine <= 1:
+        raise ExportError(f"--min-cosine {settings.min_cosine}; it is -1 to 1")
     encoder, run = load_encoder(settings.run)
-    if settings.precision != FP32:
-        raise ExportError(
-            f"--precision {settings.precision} is of classifiers: no top-1 shows what an encoder "
-            "loses by it; leave it out"
-        )
     if settings.default_mode not in (None, EMBED):
         raise ExportError(f"unknown mode {settings.default_mode!r}; an encoder has {[EMBED]}")
     return functools.partial(_write, encoder, run, settings)
@@ -57,8 +54,14 @@ def _write(
     image = run.problem.image
     shape = embedding_signature(encoder, height=image.height, width=image.width)
     manifest = _write_graph(encoder, shape, run, settings, folder, progress)
-    shown = examples.of_encoder(run, settings.data_dir, progress)
-    return _verify(encoder, shape, run, Bundle(folder, manifest), shown, progress)
+    lower = settings.precision != FP32
+    training = precision.IMAGES if lower else 0
+    shown = examples.of_encoder(run, settings.data_dir, progress, training=training)
+    verified = Bundle(folder, manifest)
+    manifest, served = _verify(encoder, shape, run, verified, shown["validation"], progress)
+    if not lower:
+        return manifest
+    return precision.lowered_encoder(Bundle(folder, manifest), served, shown, settings, progress)
 
 
 def _write_graph(
@@ -103,8 +106,8 @@ def _verify(
     written: Bundle,
     shown: Examples,
     progress: Progress,
-) -> Manifest:
-    """Compare what was written with torch. Returns the manifest with what was measured.
+) -> tuple[Manifest, precision.Answers]:
+    """Compare what was written with torch. Returns the manifest with what was measured, and what is served.
 
     Raises:
         VerificationError: with every failure in its message.
@@ -131,7 +134,7 @@ def _verify(
         "images": len(labels),
         "on": shown.what,
     }
-    return dataclasses.replace(written.manifest, modes={EMBED: mode}, parity=parity)
+    return dataclasses.replace(written.manifest, modes={EMBED: mode}, parity=parity), served
 
 
 def _metrics(run: Run[Any], progress: Progress) -> dict[str, float]:

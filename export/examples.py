@@ -52,24 +52,26 @@ def of_classifier(
     def read(settings: DataConfig) -> dict[str, Split]:
         dataset = load_again(run, settings)
         splits = {"validation": dataset.val, "test": dataset.test}
-        if training:
-            some = evenly_spaced(len(dataset.train), training).numpy()
-            splits["training"] = dataset.train.take(some)
-        return splits
+        return splits | _some(dataset.train, training)
 
     return _examples(run, data_dir, progress, ("training", "validation", "test"), read)
 
 
-def of_encoder(run: Run[Any], data_dir: Path | None, progress: Progress) -> Examples:
-    """The images that an encoder did not learn from; where they are not at hand, those that the run keeps."""
+def of_encoder(
+    run: Run[Any], data_dir: Path | None, progress: Progress, *, training: int = 0
+) -> dict[str, Examples]:
+    """The "validation" images that an encoder did not learn from; where they are not at hand, those that the run keeps.
+
+    training: how many of the "training" images to read as well.
+    """
 
     def read(settings: DataConfig) -> dict[str, Split]:
         pool = load_pool(settings, unlabelled=getattr(run.config, "unlabelled", False))
         if pool.classes != run.problem.classes:
             raise DataError(f"{pool.name} has other classes than when {run.folder} began")
-        return {"validation": pool.val}
+        return {"validation": pool.val} | _some(pool.train, training)
 
-    return _examples(run, data_dir, progress, ("validation",), read)["validation"]
+    return _examples(run, data_dir, progress, ("training", "validation"), read)
 
 
 def _examples(
@@ -91,6 +93,11 @@ def _examples(
     kept = split_of(ArrayPictures(images.numpy()), labels.numpy())
     what = f"{len(labels)} validation images of {bare}"
     return dict.fromkeys(names, Examples(kept, ResidentBatches(images, labels), what))
+
+
+def _some(train: Split, count: int) -> dict[str, Split]:
+    """So many of the training images, as the split "training"; nothing for none."""
+    return {"training": train.take(evenly_spaced(len(train), count).numpy())} if count else {}
 
 
 def _prepared(

@@ -2,7 +2,8 @@
 
 fp32's tolerance means nothing here. What is asked is whether the answers are as good: on the validation split no mode
 may lose more top-1 than is allowed, and what the test split says goes into the manifest. The temperatures stay those
-of fp32; the threshold of `auto` is chosen again, from what the new graphs answer.
+of fp32; the threshold of `auto` is chosen again, from what the new graphs answer. Of an encoder, which has no top-1, no
+held-out image's embedding may turn away from fp32's further than is allowed.
 """
 
 import dataclasses
@@ -65,13 +66,56 @@ def lowered(
         f"{max(drop['test'].values()):.2f} on {shown['test'].what} ({watch.seconds:.1f} s)"
     )
     section = {
-        "name": settings.precision,
-        "calibration": {"on": shown["training"].what, "images": len(shown["training"].split)},
+        **_named(settings, shown["training"]),
         "max_drop": settings.max_drop,
         "drop": {mode: {split: drop[split][mode] for split in drop} for mode in after["test"]},
         **_difference(before["test"], after["test"]),
     }
     return dataclasses.replace(manifest, precision=section)
+
+
+def lowered_encoder(
+    written: Bundle,
+    served: Answers,
+    shown: Mapping[str, Examples],
+    settings: ExportConfig,
+    progress: Progress,
+) -> Manifest:
+    """The same of an encoder. served: what fp32's graph answers to the validation images.
+
+    Raises:
+        PrecisionError: an embedding has a smaller cosine with fp32's than `min_cosine`.
+    """
+    watch, held_out = Stopwatch(), shown["validation"]
+    changed = _replaced(written, shown["training"], settings.precision, progress)
+    (before,), (after,) = served.values(), _serve(changed, held_out, progress).values()
+    found = verify.cosines(before.numpy(), after.numpy())
+    least, mean = float(found.min()), float(found.mean())
+    if not least >= settings.min_cosine:
+        worse = int((~(found >= settings.min_cosine)).sum())
+        raise PrecisionError(
+            f"{settings.precision} turns the embeddings of {worse} of {held_out.what} further from fp32's than "
+            f"--min-cosine {settings.min_cosine:g}: the least cosine is {least:.4f}; nothing was exported: allow "
+            "more, or take another --precision"
+        )
+    progress.say(
+        f"{settings.precision}: cosine with fp32's embeddings {least:.4f} at least, {mean:.4f} on average, on "
+        f"{held_out.what} ({watch.seconds:.1f} s)"
+    )
+    section = {
+        **_named(settings, shown["training"]),
+        "min_cosine": settings.min_cosine,
+        "least_cosine": least,
+        "mean_cosine": mean,
+        "on": held_out.what,
+    }
+    return dataclasses.replace(changed.manifest, precision=section)
+
+
+def _named(settings: ExportConfig, shown: Examples) -> dict[str, Any]:
+    """What the manifest says of a precision, whatever the task."""
+    calibration = {"on": shown.what, "images": len(shown.split)}
+    return {"name": settings.precision, "calibration": calibration}
 
 
 def _serve(bundle: Bundle, shown: Examples, progress: Progress) -> Answers:

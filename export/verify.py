@@ -113,7 +113,7 @@ def check_embeddings(
             f"{mode}: embeddings differ from torch's by up to {share:.2e} of the largest value on {what}, "
             f"tolerance {TOLERANCE:.0e}"
         )
-    cosine = _least_cosine(served, reference)
+    cosine = float(cosines(served, reference).min())
     findings.least_cosine = min(findings.least_cosine, cosine)
     if not cosine >= LEAST_COSINE:
         findings.failures.append(
@@ -221,10 +221,11 @@ def _difference(
     return share
 
 
-def _least_cosine(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """The least cosine of two rows; rows that are zero in both are the same. Both (n, D)."""
+def cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+    """The cosine of each two rows; rows that are zero in both are the same. Both (n, D). Returns (n,)."""
     first, second = first.astype(np.float64), second.astype(np.float64)
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)  # (n,)
     dots = (first * second).sum(1)  # (n,)
     same = ~first.any(1) & ~second.any(1)
-    return float(np.where(same, 1.0, dots / np.where(lengths > 0, lengths, 1.0)).min())
+    found: NDArray[np.float64] = np.where(same, 1.0, dots / np.where(lengths > 0, lengths, 1.0))
+    return found

@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from export import convert, examples, verify
+from export import convert, examples, quantize, verify
 from export.bundle import export
-from export.config import EvaluateConfig, ExportConfig
-from export.errors import ExportError, VerificationError
+from export.config import EvaluateConfig, ExportConfig, Precision
+from export.errors import ExportError, PrecisionError, VerificationError
 from export.evaluate import run as evaluate
 from serving import bundle as contract
 from serving.manifest import Tensor
@@ -118,7 +118,7 @@ def test_kept_images_stand_in_for_data_that_is_not_at_hand(
 ):
     gone = dataclasses.replace(encoder_run.config, data=DataConfig(data="npz:/nowhere/set.npz"))
     run = dataclasses.replace(encoder_run, config=gone)
-    shown = examples.of_encoder(run, None, Progress())
+    shown = examples.of_encoder(run, None, Progress())["validation"]
     assert shown.what == "4 validation images of npz:set.npz"
     assert "not at hand as it was" in capsys.readouterr().out
 
@@ -132,7 +132,7 @@ def test_held_out_images_are_those_that_were_not_learnt_from(
     run = pretrain(
         pretraining(tmp_path, data=data, unlabelled=True, epochs=1, out=tmp_path / "run")
     )
-    shown = examples.of_encoder(run, None, Progress())
+    shown = examples.of_encoder(run, None, Progress())["validation"]
     kept, _ = checkpoint.read_validation_images(run)
     assert (len(shown.split), run.problem.counts) == (5, (15, 5))
     assert torch.equal(shown.batches.images, kept)
@@ -152,6 +152,70 @@ def test_encoder_of_a_classifiers_run_is_exported_on_request(trained: Run, tmp_p
         images.numpy(), "embed"
     )
     np.testing.assert_allclose(served, features, atol=1e-5 * abs(features).max())
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_lower_precision_says_how_far_embeddings_turn(
+    encoder_run: Run[PretrainConfig], embedder: Path, tmp_path: Path, precision: Precision
+):
+    out = tmp_path / "bundle"
+    manifest = export(ExportConfig(encoder_run.folder, out, precision=precision)).manifest
+    assert manifest.modes["embed"].precision == precision
+    assert manifest.modes["embed"].metrics == encoder_run.result()["val"]
+    assert manifest.parity["max_relative_diff"] <= 1e-4  # of fp32, which was verified first
+    found = manifest.precision
+    assert (found["name"], found["min_cosine"]) == (precision, 0.99)
+    assert found["on"] == "4 validation images of npz:set.npz"
+    assert (
+        found["calibration"]["on"]
+        == f"{found['calibration']['images']} training images of npz:set.npz"
+    )
+    images, _ = checkpoint.read_validation_images(encoder_run)
+    before, after = (
+        Predictor(contract.read(folder), device="cpu").predict(images.numpy(), "embed")
+        for folder in (embedder, out)
+    )
+    cosines = torch.cosine_similarity(torch.from_numpy(before), torch.from_numpy(after))
+    assert found["least_cosine"] == pytest.approx(cosines.min().item(), abs=1e-5)
+    assert found["mean_cosine"] == pytest.approx(cosines.mean().item(), abs=1e-5)
+    assert 0.99 < found["least_cosine"] <= found["mean_cosine"] < 1.0000001
+    assert (before != after).any()
+
+
+def test_embeddings_that_turn_too_far_are_counted_and_nothing_is_exported(
+    encoder_run: Run[PretrainConfig], tmp_path: Path
+):
+    settings = ExportConfig(
+        encoder_run.folder, tmp_path / "out" / "bundle", precision="int8", min_cosine=1.0
+    )
+    with pytest.raises(
+        PrecisionError,
+        match=r"of [1-4] of 4 validation images .*--min-cosine 1: the least cosine is 0\.9",
+    ):
+        export(settings)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_embeddings_that_are_no_numbers_in_lower_precision_are_refused(
+    encoder_run: Run[PretrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(model: onnx.ModelProto, feeds: Any) -> onnx.ModelProto:
+        kernel = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        values = np.full(len(kernel.raw_data) // 4, np.nan, np.float32)
+        kernel.raw_data = values.tobytes()
+        return model
+
+    monkeypatch.setitem(quantize.LOWER, "fp16", broken)
+    with pytest.raises(PrecisionError, match="of 4 of 4 validation images"):
+        export(ExportConfig(encoder_run.folder, tmp_path / "b", precision="fp16", min_cosine=-1))
+
+
+@pytest.mark.parametrize("cosine", [-1.1, 1.1, float("nan")])
+def test_a_cosine_that_cannot_be_is_refused(
+    encoder_run: Run[PretrainConfig], tmp_path: Path, cosine: float
+):
+    with pytest.raises(ExportError, match=r"--min-cosine .*; it is -1 to 1"):
+        export(ExportConfig(encoder_run.folder, tmp_path / "bundle", min_cosine=cosine))
 
 
 def test_unknown_default_mode_is_refused(encoder_run: Run[PretrainConfig], tmp_path: Path):

@@ -151,10 +151,12 @@ def test_a_limit_that_cannot_be_is_refused(colours: Run, tmp_path: Path, max_dro
         lowered(colours, tmp_path / "bundle", "int8", max_drop=max_drop)
 
 
-def test_an_encoder_is_not_lowered(colours: Run, tmp_path: Path):
+def test_a_classifiers_encoder_is_lowered_too(colours: Run, tmp_path: Path):
     settings = ExportConfig(colours.folder, tmp_path / "bundle", precision="int8", embed=True)
-    with pytest.raises(ExportError, match="--precision int8 is of classifiers"):
-        export(settings)
+    found = export(settings).manifest.precision
+    assert found["calibration"] == {"on": "48 training images of npz:colours.npz", "images": 48}
+    assert found["on"] == "60 validation images of npz:colours.npz"
+    assert 0.99 < found["least_cosine"] < 1
 
 
 def test_graph_says_its_precision(exported: Path):
