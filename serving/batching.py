@@ -60,17 +60,16 @@ class Lane:
         self.jobs: deque[_Job] = deque()
         self.images = 0
         self.running = 0
-        self._seconds = math.inf  # that an image takes, as far as is known
+        self._seconds: dict[int, float] = {}  # by images: what such a run takes, as far as is known
 
     def quick(self, images: int) -> bool:
-        """Whether a run of so many images, alone, may hold the event loop."""
-        return images * self._seconds <= _QUICK_S
+        """Whether a run of so many images, alone, may hold the event loop; the first of a size may not."""
+        return self._seconds.get(images, math.inf) <= _QUICK_S
 
     def took(self, images: int, seconds: float) -> None:
         """Remember how long a run took that was alone."""
-        now = seconds / images
-        before = self._seconds if math.isfinite(self._seconds) else now
-        self._seconds = before + (now - before) / 8
+        before = self._seconds.get(images, seconds)
+        self._seconds[images] = before + (seconds - before) / 8
 
 
 class Batcher:

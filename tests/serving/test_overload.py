@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from serving import decoding, images, service
+from serving import batching, decoding, images, service
 from tests.answers import error
 from tests.pictures import RED, encoded, plain
 
@@ -56,6 +56,7 @@ def test_pixels_that_wait_for_a_network_are_bounded(
     held = Held(engine._predictor.run)
     monkeypatch.setattr(engine._predictor, "run", held)
     monkeypatch.setattr(batcher, "_max_bytes", 1)
+    monkeypatch.setattr(batching, "_QUICK_S", 0.0)  # what is held would hold the event loop
     with ThreadPoolExecutor(8) as pool:
         ask = functools.partial(pool.submit, client.post, "/predict", content=plain(RED))
         asked = []
