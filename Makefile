@@ -1,5 +1,5 @@
 # make serve   train on real images, export, verify, and answer on http://localhost:3000
-# make test    the tests that run all day          make test-slow   a browser, a Bento, the whole road
+# make test    the tests that run all day          make test-slow   conversion, servers, the whole road
 # make check   formatting, lint, types             make clean       forget the environment, the run and the bundle
 
 SHELL := /bin/bash
@@ -51,6 +51,7 @@ test-serving: $(VENV)-serving/bin/python
 		--editable . httpx httpx2 onnx pytest
 	! $(VENV)-serving/bin/python -c 'import torch' 2>/dev/null
 	$(VENV)-serving/bin/python -m pytest -m "not slow" tests/serving
+	$(VENV)-serving/bin/python -m pytest tests/serving/test_{server,embed_server,protocol_clients,repository_end,stopping}.py
 
 # the oldest versions that pyproject.toml admits, in an environment of their own
 test-lowest: $(VENV)-lowest/bin/python

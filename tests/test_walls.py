@@ -152,6 +152,7 @@ def test_folders_are_answered_without_torch_and_without_what_serves():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_only_the_charts_of_a_report_draw():
     drawing = {
         path.name
@@ -163,6 +164,7 @@ def test_only_the_charts_of_a_report_draw():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_training_is_imported_without_onnx_and_bentoml():
     done = run_python(blocking(FORBIDDEN["training"] | {"export"}) + "import training.classify")
     assert done.returncode == 0, done.stderr

@@ -122,6 +122,7 @@ def test_processor_time_is_told_by_thread():
     assert 0.05 < more < 0.5
 
 
+@pytest.mark.slow
 def test_loop_is_taken_apart(tmp_path: Path):
     bundle_folder = write_auto(tmp_path / "bundle")
     code = (
@@ -135,6 +136,7 @@ def test_loop_is_taken_apart(tmp_path: Path):
     assert min(found.values()) > 0
 
 
+@pytest.mark.slow
 def test_what_a_lone_client_waits_for_is_taken_apart(tmp_path: Path):
     bundle_folder = write_auto(tmp_path / "bundle")
     code = f"""

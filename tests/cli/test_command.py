@@ -14,6 +14,7 @@ def test_unknown_command_is_answered_with_the_valid_ones(refused: Command):
     assert re.search("train.*evaluate.*report.*export.*serve", refused("tarin"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "arguments"), [("torch", ["train"]), ("matplotlib", ["report", "runs/digits"])]
 )

@@ -95,6 +95,7 @@ def test_what_asks_an_encoder_says_how_to_make_one(refused: Command, tmp_path: P
     assert "make one with `viewfold pretrain`" in refused(verb, tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_awareness_asks_about_the_given_data_and_takes_every_other_setting_from_the_encoder(
     carried_out: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -26,7 +26,7 @@ from training.evaluate import class_logits
 from training.probe import probe
 from training.probe_config import ProbeConfig
 
-pytestmark = pytest.mark.usefixtures("convert_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("convert_once")]
 
 VALIDATION = 60  # images, enough to calibrate on
 
@@ -213,7 +213,6 @@ def test_a_run_of_one_pass_has_no_auto(tmp_path: Path):
     assert (manifest.auto, manifest.mode_names) == (None, ("plain",))
 
 
-@pytest.mark.slow
 def test_sla_begins_with_its_single_pass(tmp_path: Path):
     run = tiny_run(tmp_path, objective="sla", transformations="color3")
     auto = export(ExportConfig(run.folder, tmp_path / "bundle")).manifest.auto

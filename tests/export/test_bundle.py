@@ -25,7 +25,7 @@ from training.config import DataConfig, LossConfig
 from training.errors import CheckpointError
 from training.progress import Progress
 
-pytestmark = pytest.mark.usefixtures("convert_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("convert_once")]
 
 
 def test_bundle_holds_the_three_graphs_and_says_what_they_are(exported: Path, trained: Run):
@@ -75,7 +75,6 @@ def test_baseline_exports_one_plain_graph(tmp_path: Path):
     assert manifest.modes["plain"].forward_passes == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "transformations", "passes"),
     [
@@ -93,7 +92,6 @@ def test_every_objective_and_transformation_exports(
     assert manifest.parity["agreement"] == 1.0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["sla-sd", "baseline"])
 def test_cosine_heads_of_ldam_export(tmp_path: Path, objective: str):
     loss = LossConfig(ldam=0.5, class_weights="deferred")
@@ -103,13 +101,11 @@ def test_cosine_heads_of_ldam_export(tmp_path: Path, objective: str):
     assert 0 < manifest.parity["max_abs_diff"] <= manifest.parity["tolerance"]
 
 
-@pytest.mark.slow
 def test_timm_backbone_exports(tmp_path: Path):
     run = tiny_run(tmp_path, backbone="timm/test_resnet", side=32)
     assert export(ExportConfig(run.folder, tmp_path / "bundle")).manifest.parity["agreement"] == 1.0
 
 
-@pytest.mark.slow
 def test_weights_are_stored_once_where_they_are_large(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -209,7 +205,6 @@ bundle.export(ExportConfig(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
-@pytest.mark.slow
 def test_a_killed_export_leaves_nothing_that_looks_like_a_bundle(run: Run, tmp_path: Path):
     out = tmp_path / "out" / "bundle"
     command = [sys.executable, "-c", KILLED_AT, str(run.folder), str(out)]

@@ -15,6 +15,8 @@ from training import checkpoint
 from training.checkpoint import Run
 from training.config import LossConfig
 
+pytestmark = pytest.mark.slow
+
 MODES = ("distilled", "single", "aggregated")
 
 

@@ -35,6 +35,8 @@ from training.pretrain_config import PretrainConfig
 from training.progress import Progress
 from training.report import report
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def encoder_run(tmp_path_factory: pytest.TempPathFactory) -> Run[PretrainConfig]:
@@ -338,7 +340,6 @@ bundle.export(ExportConfig(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
-@pytest.mark.slow
 def test_a_killed_export_leaves_nothing_that_looks_like_a_bundle(
     encoder_run: Run[PretrainConfig], tmp_path: Path
 ):
@@ -352,7 +353,6 @@ def test_a_killed_export_leaves_nothing_that_looks_like_a_bundle(
     assert [path.name for path in out.parent.iterdir()] == ["bundle"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["timm/test_resnet", "timm/test_vit"])
 def test_timm_encoders_export(tmp_path: Path, backbone: str):
     config = pretraining(tmp_path, backbone=backbone, epochs=1)

@@ -20,6 +20,8 @@ from training.errors import ConfigError, DataError
 from training.evaluate import wilson_interval
 from training.json_files import write_json
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_bundle_is_worth_what_its_run_is_worth(exported: Path, trained: Run):
     of_run = evaluate(EvaluateConfig((trained.folder,)))

@@ -17,6 +17,8 @@ from training.checkpoint import Run
 from training.classify import train
 from training.evaluate import MODES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Run:

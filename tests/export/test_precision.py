@@ -20,7 +20,7 @@ from serving.predictor import Predictor
 from tests.runs import tiny_run
 from training.checkpoint import Run
 
-pytestmark = pytest.mark.usefixtures("convert_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("convert_once")]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,6 @@ def test_kept_images_stand_in_for_training_images_that_are_not_at_hand(
     }
 
 
-@pytest.mark.slow
 def test_shared_weights_are_replaced_by_the_lowered_ones(
     colours: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -13,6 +13,8 @@ from export.quantize import Feeds, kept_in_fp32, lower
 
 GRAPHS = ("distilled", "aggregated", "auto_rest")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def models(exported: Path) -> dict[str, ModelProto]:

@@ -246,6 +246,7 @@ def draw(
     return first, torch.eye(3, dtype=torch.float64)[answer], torch.from_numpy(labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("easy", [False, True])
 @pytest.mark.parametrize("n", [60, 200, 1000])
 def test_most_draws_choose_so_that_new_images_lose_no_more_than_is_allowed(n: int, easy: bool):

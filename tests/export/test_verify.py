@@ -13,6 +13,8 @@ from training import checkpoint
 from training.checkpoint import Run
 from training.network import Network
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def network(trained: Run) -> Network:

@@ -17,6 +17,8 @@ from tests.bundles import write_embedder
 from tests.pictures import BLUE, GREEN, RED, plain
 from tests.serving.servers import free_port, serving, start_command
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:

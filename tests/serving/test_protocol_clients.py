@@ -16,6 +16,8 @@ from tests.pictures import BLUE, GREEN, RED, plain
 from tests.serving.servers import free_port, serving, start_command
 from tests.tensors import entry, labels, pictures
 
+pytestmark = pytest.mark.slow
+
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")
 
 Error = triton.InferenceServerException

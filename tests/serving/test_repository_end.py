@@ -26,6 +26,8 @@ onnxruntime.InferenceSession = lambda path, options, providers: session(
 )
 """
 
+pytestmark = pytest.mark.slow
+
 
 def end_of(command: list[str], log: Path, **environment: str) -> tuple[int, str]:
     """Exit code and log of a server that ends by itself."""
@@ -46,7 +48,6 @@ def test_server_of_which_nothing_can_be_loaded_ends_with_one_sentence(tmp_path: 
     assert (code, said.count(SAID), said.count("Traceback")) == (2, 1, 0)
 
 
-@pytest.mark.slow
 def test_folder_of_which_nothing_can_be_loaded_ends_plain_bentoml_serve(tmp_path: Path):
     write_unloadable(tmp_path / "models" / "a")
     write_unloadable(tmp_path / "models" / "b" / "3")
@@ -57,7 +58,6 @@ def test_folder_of_which_nothing_can_be_loaded_ends_plain_bentoml_serve(tmp_path
     assert "; b: distilled.onnx" in said
 
 
-@pytest.mark.slow
 def test_device_that_is_not_really_there_ends_the_server(tmp_path: Path):
     write_bundle(tmp_path / "bundle")
     (tmp_path / "patch").mkdir()

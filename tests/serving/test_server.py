@@ -36,6 +36,8 @@ from tests.serving.servers import (
     start_command,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:

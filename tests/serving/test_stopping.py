@@ -12,6 +12,8 @@ import pytest
 from tests.pictures import RED, plain
 from tests.serving.servers import STOP_S, free_port, launch, start_command, stop, wait_until_ready
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_has_begun_is_answered_before_a_server_stops(

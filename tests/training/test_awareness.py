@@ -22,6 +22,8 @@ from training.pretrain import pretrain
 from training.pretrain_config import PretrainConfig, ViewsConfig
 from training.probe_config import AwarenessConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Run[PretrainConfig]:
