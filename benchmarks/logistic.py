@@ -1,11 +1,12 @@
-"""What is fitted to frozen features, and for how long: `python -m benchmarks.logistic`, minutes on a CPU.
+"""What is fitted to frozen features, and for how long: `python -m benchmarks.logistic RUN`, minutes on a CPU.
 
 A probe's choice between 45 weights with its last fit (10,000 images to fit, 2,000 to choose on, 512 features, 17
-classes), and 2,000 episodes of 5 ways, of 1 and of 5 shots. The features are drawn, and no encoder's: classes that
-overlap, correlated, after a ReLU; so this says nothing of accuracy. The choice is timed on redundant features as
-well: of fewer directions, most of them weak, and mostly on the side where a ReLU changes nothing. Fits with weak
-weights then take many times the steps. Seconds are the processor's over all threads, in which other programs count
-little, and the clock's. Writes benchmarks/results/logistic.json.
+classes), and 2,000 episodes of 5 ways, of 1 and of 5 shots. RUN is of `viewfold pretrain`, of 512 features, on a folder
+of 17 classes or more: the choice is timed on what that encoder says of images of 17 of them, and their mirror images.
+The other features are drawn: classes that overlap, correlated, after a ReLU; so this says nothing of accuracy. The
+redundant ones are of fewer directions, most of them weak, and mostly on the side where a ReLU changes nothing. Fits
+with weak weights then take many times the steps. Seconds are the processor's over all threads, in which other programs
+count little, and the clock's. Writes benchmarks/results/logistic.json.
 """
 
 import argparse
@@ -19,10 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.batches import ResidentBatches, prepare
+from training.checkpoint import Run
 from training.device import cpu_name
 from training.episodes import episodes
+from training.features import features_of
+from training.flags import flags
+from training.frozen import load_encoder
 from training.json_files import write_json
 from training.logistic import GRID, TOLERANCE, choose
+from training.pool import load_pool
+from training.progress import Progress
 from training.provenance import versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,21 +54,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("run", type=Path, help="of a ResNet-18, by `viewfold pretrain`")
     parser.add_argument("--turns", type=int, default=5, help="of each")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--out", type=Path, default=RESULTS / "logistic.json")
     settings = parser.parse_args()
     torch.set_num_threads(settings.threads)
-    result = measure(Size(), settings.turns)
+    result = measure(Size(), settings.turns, settings.run)
     settings.out.parent.mkdir(exist_ok=True, parents=True)
     write_json(settings.out, result)
     for name, row in result["rows"].items():
         print(f"{name}: {row['processor_s']['median']:.1f} s of the processor")
 
 
-def measure(size: Size, turns: int) -> dict[str, Any]:
+def measure(size: Size, turns: int, run: Path) -> dict[str, Any]:
     """Seconds of every task, in turns."""
     features, labels = drawn(size)
+    encoded, encoder = features_of_images(size, run)
     known, held = (slice(0, size.fit), slice(size.fit, None))
     unconverged: set[float] = set()
 
@@ -79,13 +89,17 @@ def measure(size: Size, turns: int) -> dict[str, Any]:
     fits = f"{len(size.weights)} fits and the last"
     redundant = drawn(size, redundant=True)
     tasks: dict[str, Callable[[], object]] = {
-        fits: lambda: probe(features, labels),
+        f"{fits}, an encoder's features": lambda: probe(*encoded),
+        f"{fits}, drawn features": lambda: probe(features, labels),
         f"{fits}, redundant features": lambda: probe(*redundant),
         f"{size.episodes:,} episodes, 5-way 1-shot": few(1),
         f"{size.episodes:,} episodes, 5-way 5-shot": few(5),
     }
     return {
-        "command": "python -m benchmarks.logistic",
+        "command": "python -m benchmarks.logistic RUN",
+        "encoder": flags(encoder.config),
+        "learnt_from": encoder.problem.counts[0],
+        "side": encoder.problem.image.height,
         "size": dataclasses.asdict(size) | {"weights": len(size.weights)},
         "tolerance": TOLERANCE,
         "threads": torch.get_num_threads(),
@@ -95,6 +109,36 @@ def measure(size: Size, turns: int) -> dict[str, Any]:
         "rows": take_turns(tasks, turns),
         "unconverged": sorted(unconverged),
     }
+
+
+def features_of_images(size: Size, folder: Path) -> tuple[tuple[Tensor, Tensor], Run[Any]]:
+    """What a run's encoder says of images of its data's first classes, and of their mirror images; and the run.
+
+    Features (n, d) float32 and labels (n,) int64, in an order that is drawn.
+
+    Raises:
+        SystemExit: it has another number of features, or there are too few images.
+    """
+    encoder, run = load_encoder(folder)
+    if encoder.num_features != size.features:
+        raise SystemExit(f"{folder} has {encoder.num_features} features, not {size.features}")
+    settings = dataclasses.replace(run.config.data, train_images=None)
+    images, labels = [], []
+    pool = load_pool(settings, unlabelled=False)
+    for name, split in (("training", pool.train), ("validation", pool.val)):
+        device, said = torch.device("cpu"), Progress()
+        _, batches = prepare(split, name, run.problem.image, settings, device, said)
+        for some, their in batches.iterate(list(torch.arange(len(batches)).split(1000))):
+            images.append(some[their < size.classes])
+            labels.append(their[their < size.classes])
+    both = torch.cat([view for some in images for view in (some, some.flip(2))])  # (n, H, W, 3)
+    known = torch.cat([their.repeat(2) for their in labels])
+    count = size.fit + size.choose
+    if len(both) < count:
+        raise SystemExit(f"{count} images and mirror images are needed, and there are {len(both)}")
+    order = torch.randperm(len(both), generator=torch.Generator().manual_seed(0))[:count]
+    shown = ResidentBatches(both[order], known[order])
+    return features_of(encoder, shown, batch_size=500), run
 
 
 def drawn(size: Size, *, redundant: bool = False) -> tuple[Tensor, Tensor]:

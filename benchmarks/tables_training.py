@@ -120,12 +120,14 @@ def _logistic(results: dict[str, Any]) -> str:
         (name, *(_range(row[clock]) for clock in ("processor_s", "clock_s")))
         for name, row in results["rows"].items()
     ]
-    size = results["size"]
+    size, encoder = results["size"], results["encoder"]
     return section(
         grid(("what is fitted", "processor's time, s", "by the clock, s"), rows),
         f"Medians (and extremes) of {results['turns']} turns, threads: {results['threads']}. {size['fit']:,} images to "
-        f"fit, {size['choose']:,} to choose on, {size['features']} features, {size['classes']} classes; the features "
-        f"are drawn. {results['hardware']}, torch {results['versions']['torch']}. Made by `{results['command']}`.",
+        f"fit, {size['choose']:,} to choose on, {size['features']} features, {size['classes']} classes. The encoder: "
+        f"{encoder['backbone']} by {encoder['method']}, {encoder['epochs']} epochs of {results['learnt_from']:,} "
+        f"images of {encoder['data']} at {results['side']} px. {results['hardware']}, torch "
+        f"{results['versions']['torch']}. Made by `{results['command']}`.",
     )
 
 
