@@ -15,8 +15,8 @@ from serving.batching import Busy
 from serving.images import ImageError, ImageSpec, Pixels
 from serving.limits import MAX_ENCODED_BYTES, MAX_REQUEST_PIXELS
 
-# Decoding so much takes about a millisecond, a hand-over to a thread a tenth of one. So long a file is no longer than
-# its pixels, and what Pillow may do with its parts (images.PIECES) is done in ten milliseconds.
+# To decode so many pixels takes about a millisecond, to hand them to a thread a tenth of one. A file of so many bytes
+# holds all of them even uncompressed, and no more parts than Pillow goes through in ten milliseconds (images.PIECES).
 _SMALL_PIXELS, _SMALL_BYTES = 64_000, 256 * 1024
 
 T = TypeVar("T")
