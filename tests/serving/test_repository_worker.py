@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import shutil
 import threading
 import time
@@ -238,6 +239,23 @@ def test_one_worker_watches_for_all_until_it_ends(worker: Worker):
         other.poll()
     assert list(worker.state.wanted().models) == ["a"]
     other.close()
+
+
+def test_a_name_that_is_not_utf8_is_said_once_when_it_comes(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+):
+    def put(name: bytes) -> None:
+        os.mkdir(os.fsencode(worker.root) + b"/" + name)
+        (worker.root / os.fsdecode(name) / "manifest.json").write_text("{}")
+
+    put(b"caf\xe9")  # the server has said so when it started
+    worker.look(2)
+    put(b"th\xe9")
+    with caplog.at_level(logging.WARNING):
+        worker.look(3)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [r"th\xe9: not served: the folder's name is not UTF-8"]
+    assert worker.state.wanted().models == {}
 
 
 def test_new_leader_asks_only_for_what_is_not_served(worker: Worker):
