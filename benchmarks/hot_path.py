@@ -26,7 +26,6 @@ from benchmarks.load import Shot, load
 from benchmarks.serving import CONNECTIONS, PACKAGES, ROWS, Alone, shot
 from serving import bundle, images
 from serving.batching import Lane
-from serving.endpoints import Endpoints
 from serving.images import ImageSpec
 from serving.limits import available_cpus
 from serving.predictor import Predictor
@@ -119,6 +118,8 @@ def thread_seconds(pid: int) -> dict[int, float]:
 async def in_one_process(folder: Path) -> dict[str, float]:
     """Microseconds of the event loop's thread: decoding a picture, an answer without BentoML, a whole answer."""
     service, application = in_process.imported(folder)
+    from serving.endpoints import Endpoints  # imports BentoML
+
     manifest = bundle.read(folder).manifest
     spec, data = ImageSpec(**manifest.image), requests.png(manifest)
     answer = np.full((1, len(manifest.classes)), 1 / len(manifest.classes), np.float32)

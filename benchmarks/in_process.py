@@ -1,6 +1,8 @@
 """The service in this process, not behind a command: so that what it does can be timed from within."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ def imported(folder: Path) -> tuple[Any, Any]:
 
     BentoML and the service read the environment when they are imported.
     """
+    metrics = tempfile.mkdtemp(prefix="metrics-")
+    atexit.register(shutil.rmtree, metrics, ignore_errors=True)
     os.environ |= {
-        "PROMETHEUS_MULTIPROC_DIR": tempfile.mkdtemp(prefix="metrics-"),
+        "PROMETHEUS_MULTIPROC_DIR": metrics,
         "BENTOML_DO_NOT_TRACK": "True",
         "VIEWFOLD_BUNDLE": str(folder.absolute()),
     }

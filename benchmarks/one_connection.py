@@ -65,7 +65,10 @@ class Moments:
 
     def medians(self, p50_ms: float) -> dict[str, float]:
         """What the requests since the last time took, by part, in ms; and how many had their network on the loop."""
-        seen, self.seen = self.seen, []
+        seen = [
+            one for one in self.seen if {"done", "answered"} <= one.keys()
+        ]  # not what was refused
+        self.seen = []
         parts = {
             "before_network": ("asked", "begun"),
             "network": ("begun", "done"),

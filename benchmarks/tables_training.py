@@ -126,8 +126,8 @@ def _logistic(results: dict[str, Any]) -> str:
         f"Medians (and extremes) of {results['turns']} turns, threads: {results['threads']}. {size['fit']:,} images to "
         f"fit, {size['choose']:,} to choose on, {size['features']} features, {size['classes']} classes. The encoder: "
         f"{encoder['backbone']} by {encoder['method']}, {encoder['epochs']} epochs of {results['learnt_from']:,} "
-        f"images of {encoder['data']} at {results['side']} px. {results['hardware']}, torch "
-        f"{results['versions']['torch']}. Made by `{results['command']}`.",
+        f"images of {encoder['data']} at {results['side']} px; its images are mirrored as well. {results['hardware']}, "
+        f"torch {results['versions']['torch']}. Made by `{results['command']}`.",
     )
 
 

@@ -30,7 +30,7 @@ class ExportConfig:
     precision: Precision = FP32
     """fp32; fp16 halves the weights and is for GPUs; int8 is for processors with VNNI, about twice as fast there."""
     max_drop: float = 0.5
-    """Points of top-1 on the validation split that any mode may lose to fp32; with more, nothing is exported."""
+    """Of a classifier: points of top-1 on the validation split that a mode may lose to fp32, or nothing is exported."""
     min_cosine: float = 0.99
     """Of an encoder: the cosine that each held-out image's embedding must have with fp32's, or nothing is exported."""
     embed: bool = False

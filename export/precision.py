@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from torch import Tensor
 
 from export import convert, quantize, threshold, verify
@@ -90,14 +92,8 @@ def lowered_encoder(
     changed = _replaced(written, shown["training"], settings.precision, progress)
     (before,), (after,) = served.values(), _serve(changed, held_out, progress).values()
     found = verify.cosines(before.numpy(), after.numpy())
+    _check_cosines(found, settings, held_out)
     least, mean = float(found.min()), float(found.mean())
-    if not least >= settings.min_cosine:
-        worse = int((~(found >= settings.min_cosine)).sum())
-        raise PrecisionError(
-            f"{settings.precision} turns the embeddings of {worse} of {held_out.what} further from fp32's than "
-            f"--min-cosine {settings.min_cosine:g}: the least cosine is {least:.4f}; nothing was exported: allow "
-            "more, or take another --precision"
-        )
     progress.say(
         f"{settings.precision}: cosine with fp32's embeddings {least:.4f} at least, {mean:.4f} on average, on "
         f"{held_out.what} ({watch.seconds:.1f} s)"
@@ -110,6 +106,16 @@ def lowered_encoder(
         "on": held_out.what,
     }
     return dataclasses.replace(changed.manifest, precision=section)
+
+
+def _check_cosines(found: NDArray[np.float64], settings: ExportConfig, shown: Examples) -> None:
+    worse = int((~(found >= settings.min_cosine)).sum())
+    if worse:
+        raise PrecisionError(
+            f"{settings.precision} turns the embeddings of {worse} of {shown.what} further from fp32's than "
+            f"--min-cosine {settings.min_cosine:g}: the least cosine is {found.min():.6f}; nothing was exported: allow "
+            "more, or take another --precision"
+        )
 
 
 def _named(settings: ExportConfig, shown: Examples) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """A graph in lower precision: a model in fp32 in, the same in fp16 or int8 out, with the same inputs and outputs.
 
-What is lowered is the body: from the first convolution or matrix product to the last but the heads. Normalisation and
-the transformations before it, and the heads, the averaging over copies, the temperature and the softmax after it
-stay in fp32: they cost next to nothing, and decide.
+What is lowered is the body: from the first convolution or matrix product to the last but the heads; of an encoder,
+which has none, to the last. Normalisation and the transformations before it, and the heads, the averaging over copies,
+the temperature and the softmax after it stay in fp32: they cost next to nothing, and decide.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ _INT8_OPS = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool", 
 
 def to_fp16(model: ModelProto, feeds: Iterable[Feeds]) -> ModelProto:
     """The model with a body in half precision. feeds: not needed."""
-    blocked = kept_in_fp32(model.graph)
+    blocked = kept_in_fp32(model)
     lowered: ModelProto = convert_float_to_float16(
         _copied(model), keep_io_types=True, node_block_list=blocked
     )
@@ -56,7 +56,7 @@ def to_int8(model: ModelProto, feeds: Iterable[Feeds]) -> ModelProto:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=kept_in_fp32(model.graph),
+            nodes_to_exclude=kept_in_fp32(model),
             calibrate_method=CalibrationMethod.MinMax,
         )
         return onnx.load(path)
@@ -84,8 +84,13 @@ def lower(model: ModelProto, precision: str, feeds: Iterable[Feeds]) -> ModelPro
     return lowered
 
 
-def kept_in_fp32(graph: GraphProto) -> list[str]:
-    """The nodes outside the body: those that no product comes before, and those that none comes after."""
+def kept_in_fp32(model: ModelProto) -> list[str]:
+    """The nodes outside the body: those that no product comes before, and those that none comes after.
+
+    The last product is a head, and outside, unless the model says that it embeds.
+    """
+    graph = model.graph
+    heads = {prop.key: prop.value for prop in model.metadata_props}.get("task") != "embed"
     below = {o: node for node in graph.node for o in node.output}
     before, after = (
         set(),
@@ -96,6 +101,8 @@ def kept_in_fp32(graph: GraphProto) -> list[str]:
         if node.op_type in _PRODUCTS or any(source in before for source in sources):
             before.add(node.name)
     for node in reversed(graph.node):
+        if node.op_type in _PRODUCTS and not heads:
+            after.add(node.name)
         if node.op_type in _PRODUCTS or node.name in after:
             after |= {below[name].name for name in node.input if name in below}
     return [node.name for node in graph.node if node.name not in before & after]

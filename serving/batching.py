@@ -10,7 +10,6 @@ Busy    too much is waiting already
 
 import asyncio
 import functools
-import math
 import threading
 import time
 from collections import deque
@@ -25,10 +24,12 @@ Arrays = Mapping[str, NDArray[Any]]  # by input: (b, ...), the same b in all
 # feeds and whether no other run is going on or waiting -> a list of (b, ...)
 Run = Callable[[Arrays, bool], list[NDArray[Any]]]
 
-# To wake a thread and be woken by it takes up to half a millisecond: for that the event loop may be held so long, where
-# so many jobs in a row have met nobody.
+# To wake a thread and be woken by it takes some tenths of a millisecond: to save them the event loop may be held so
+# long, where so many jobs in a row have met nobody else's, and so many runs of that size, alone, took no longer.
 _QUICK_S = 0.003
-_LONELY = 8
+_LONELY, _SEEN = 8, 3
+# Turns of the loop until who came while it was held has asked: bytes are read, a task begins, BentoML's layers.
+_TURNS = 6
 
 
 class Busy(Exception):
@@ -49,7 +50,7 @@ class Lane:
     """What may be gathered: runs of one graph that ask for the same outputs.
 
     run: is called with the feeds of several jobs, concatenated along their first axis, and with whether nothing else is
-        going on; from several threads.
+        going on; from several threads, and from the event loop's.
     most: images at a time; a job may not have more. runs: how many runs may go on at a time.
     """
 
@@ -60,20 +61,22 @@ class Lane:
         self.jobs: deque[_Job] = deque()
         self.images = 0
         self.running = 0
-        self._seconds: dict[int, float] = {}  # by images: what such a run takes, as far as is known
+        self._seconds: dict[
+            int, deque[float]
+        ] = {}  # by images: what the last runs took that were alone
 
     def quick(self, images: int) -> bool:
-        """Whether a run of so many images, alone, may hold the event loop; the first of a size may not."""
-        return self._seconds.get(images, math.inf) <= _QUICK_S
+        """Whether a run of so many images, alone, may hold the event loop: the last ones were all quick enough."""
+        seen = self._seconds.get(images, ())
+        return len(seen) == _SEEN and max(seen) <= _QUICK_S
 
     def took(self, images: int, seconds: float) -> None:
         """Remember how long a run took that was alone."""
-        before = self._seconds.get(images, seconds)
-        self._seconds[images] = before + (seconds - before) / 8
+        self._seconds.setdefault(images, deque(maxlen=_SEEN)).append(seconds)
 
 
 class Batcher:
-    """The threads that run graphs, for all models of a process.
+    """The threads that run graphs, for all models of a process, and for one event loop.
 
     runners: threads. max_bytes: of all feeds that wait.
     """
@@ -83,7 +86,8 @@ class Batcher:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._running = 0
-        self._lonely = 0  # jobs in a row that met nobody
+        self._lonely = 0  # jobs in a row that met nobody else's
+        self._held_by: asyncio.Task[Any] | None = None  # whose run has just held the loop
         self._ready: deque[Lane] = deque()  # lanes with jobs that may be run now, each once
         self._changed = threading.Condition()
         self._closed = False
@@ -108,12 +112,14 @@ class Batcher:
         with self._changed:
             if self._bytes and self._bytes + size > self._max_bytes:
                 raise Busy
-            self._lonely = 0 if self._bytes or self._running else self._lonely + 1
+            self._lonely = self._lonely + 1 if self._nobody_else() else 0
+            job = _Job(feeds, images, size, answer)
             self._bytes += size
-            lane.jobs.append(_Job(feeds, images, size, answer))
+            lane.jobs.append(job)
             lane.images += images
             if self._lonely > _LONELY and lane.quick(images):
-                loop.call_soon(self._run_here, lane, loop)  # after what else has arrived by now
+                # after what else has arrived by now
+                loop.call_soon(self._run_here, lane, job, asyncio.current_task())
             else:
                 self._make_ready(lane)
         found: list[NDArray[Any]] = await answer
@@ -142,21 +148,36 @@ class Batcher:
                 self._end(lane)
             del lane, jobs  # a thread that waits keeps no model alive
 
-    def _run_here(self, lane: Lane, loop: asyncio.AbstractEventLoop) -> None:
-        """Run a lane's only job on the event loop, or let a thread do it if it is not the only one any more."""
+    def _nobody_else(self) -> bool:
+        """Whether nothing waits or runs, and nobody else's run has held the loop just now: who came then has waited."""
+        held_by = self._held_by
+        return not (self._bytes or self._running) and held_by in (None, asyncio.current_task())
+
+    def _run_here(self, lane: Lane, job: _Job, asker: "asyncio.Task[Any] | None") -> None:
+        """Run a job on the event loop, or let a thread do it if it is not the only one any more."""
         with self._changed:
-            if not self._lonely or self._closed:
+            only = self._bytes == job.size and len(lane.jobs) == 1 and lane.jobs[0] is job
+            if not only or self._running or self._closed:
                 self._make_ready(lane)
                 return
             jobs, alone = self._begin(lane)
-        if jobs:
-            _run(lane, jobs, alone)()
-        # it counts as running until the loop has seen what came in the meantime: that was not alone
-        loop.call_soon(loop.call_soon, self._end_here, lane)
+        answers: Callable[[], None] | None = None
+        try:
+            answers = _run(lane, jobs, alone) if jobs else None
+        finally:
+            with self._changed:
+                self._end(lane)
+        self._held_by = asker
+        self._let_go(asker, _TURNS)
+        if answers is not None:
+            answers()
 
-    def _end_here(self, lane: Lane) -> None:
-        with self._changed:
-            self._end(lane)
+    def _let_go(self, asker: "asyncio.Task[Any] | None", turns: int) -> None:
+        """Forget after some turns of the loop who has held it."""
+        if turns:
+            asyncio.get_running_loop().call_soon(self._let_go, asker, turns - 1)
+        elif self._held_by is asker:
+            self._held_by = None
 
     def _begin(self, lane: Lane) -> tuple[list[_Job], bool]:
         """Jobs of a lane that are to be run now, and whether nothing else is going on."""

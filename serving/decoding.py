@@ -15,8 +15,9 @@ from serving.batching import Busy
 from serving.images import ImageError, ImageSpec, Pixels
 from serving.limits import MAX_ENCODED_BYTES, MAX_REQUEST_PIXELS
 
-# To decode so many pixels takes about a millisecond, to hand them to a thread a tenth of one. A file of so many bytes
-# holds all of them even uncompressed, and no more parts than Pillow goes through in ten milliseconds (images.PIECES).
+# To decode so many pixels takes about a millisecond: a hand-over to a thread would be a good part of that. A file of so
+# many bytes holds all of them even uncompressed, and no more parts than Pillow goes through in ten milliseconds
+# (images.PIECES).
 _SMALL_PIXELS, _SMALL_BYTES = 64_000, 256 * 1024
 
 T = TypeVar("T")

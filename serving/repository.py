@@ -62,19 +62,25 @@ class Repository:
         Raises:
             OSError: the folder cannot be read.
         """
+        return self.look()[0]
+
+    def look(self) -> tuple[list[str], list[str]]:
+        """The models as `names` gives them, and the folders of models that nobody could ask for.
+
+        Those have names that are not UTF-8; they are given as text that can be shown.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
         if self.single is not None:
-            return [self.single] if versions(self.root) else []
-        return sorted(name for name in self._folders() if _is_text(name))
-
-    def misnamed(self) -> list[str]:
-        """Folders of models whose names are not UTF-8, and which nobody could ask for; as text that can be shown."""
-        folders = [] if self.single is not None else self._folders()
-        shown = (os.fsencode(name).decode("utf-8", "backslashreplace") for name in folders)
-        return sorted(name for name, given in zip(shown, folders, strict=True) if name != given)
-
-    def _folders(self) -> list[str]:
+            return ([self.single] if versions(self.root) else []), []
         folders = (path for path in self.root.iterdir() if not path.name.startswith("."))
-        return [path.name for path in folders if path.is_dir() and versions(path)]
+        names = sorted(path.name for path in folders if path.is_dir() and versions(path))
+        return [name for name in names if _is_text(name)], [
+            os.fsencode(name).decode("utf-8", "backslashreplace")
+            for name in names
+            if not _is_text(name)
+        ]
 
     def folder(self, name: str) -> Path:
         """Where the bundle of that name lies, or its versions."""
@@ -114,11 +120,9 @@ def check(repository: Repository, settings: Settings) -> list[Seen]:
         found = bundle.read(repository.root)
         default_mode(found.manifest, settings)
         return [Seen(repository.single, found, [])]
-    models = [_see(name, repository.folder(name), settings) for name in repository.names()]
-    models += [
-        Seen(name, None, [Fault("", "the folder's name is not UTF-8")])
-        for name in repository.misnamed()
-    ]
+    names, misnamed = repository.look()
+    models = [_see(name, repository.folder(name), settings) for name in names]
+    models += [Seen(name, None, [Fault("", "the folder's name is not UTF-8")]) for name in misnamed]
     said = [f"{model.name}: {fault.reason}" for model in models for fault in model.faults]
     if said and (settings.strict or not any(model.bundle for model in models)):
         raise RepositoryError(f"{repository.root}: {'; '.join(said)}")

@@ -32,9 +32,8 @@ class Watcher:
         self._asked: dict[str, Signature] = {}  # when it was last asked for
         self._absent: dict[str, int] = {}
         self._away = False  # the folder itself
-        self._misnamed: set[str] | None = (
-            None  # at the look before; the first sees what the server has said
-        )
+        # at the look before; the first sees what the server has said when it started
+        self._misnamed: list[str] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
@@ -44,15 +43,16 @@ class Watcher:
         if self._lead is None:
             return
         try:
-            present, misnamed = self._repository.names(), set(self._repository.misnamed())
+            present, misnamed = self._repository.look()
         except OSError as error:  # a folder on another machine may be away for a while
             if not self._away:
                 _log.warning("the models' folder cannot be read: %s", error.strerror)
             self._away = True
             return
         self._away = False
-        for name in sorted(misnamed - (misnamed if self._misnamed is None else self._misnamed)):
-            _log.warning("%s: not served: the folder's name is not UTF-8", name)
+        for name in misnamed:
+            if self._misnamed is not None and name not in self._misnamed:
+                _log.warning("%s: not served: the folder's name is not UTF-8", name)
         self._misnamed = misnamed
         wanted = self._state.wanted()
         settled = self._settled(name for name in present if name not in wanted.unloaded)

@@ -2,7 +2,7 @@
 
 on_deployment   in the starting process, before there are workers: one sentence if it cannot work
 __init__        in each worker: load what is wanted, and follow what is wanted later
-predict, embed  POST /predict and POST /embed, as coroutines: decoding and inference have threads of their own
+predict, embed  POST /predict and POST /embed, as coroutines: large pictures and most runs of a network have threads
 """
 
 import bentoml

@@ -184,6 +184,13 @@ def test_lower_precision_says_how_far_embeddings_turn(
     assert (before != after).any()
 
 
+def test_an_encoder_has_no_head_that_stays_in_fp32(embedder: Path):
+    model = onnx.load(embedder / "embed.onnx")
+    products = {node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
+    assert len(products) > 5
+    assert not products & set(quantize.kept_in_fp32(model))
+
+
 def test_embeddings_that_turn_too_far_are_counted_and_nothing_is_exported(
     encoder_run: Run[PretrainConfig], tmp_path: Path
 ):

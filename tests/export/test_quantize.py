@@ -47,7 +47,7 @@ def test_normalisation_and_what_follows_the_features_stay_in_fp32(
     models: dict[str, ModelProto], name: str
 ):
     graph = models[name].graph
-    kept = set(kept_in_fp32(graph))
+    kept = set(kept_in_fp32(models[name]))
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
     assert len(convolutions) > 5
     assert not kept & set(convolutions)

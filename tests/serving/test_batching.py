@@ -1,12 +1,15 @@
 """Runs gathered across requests: what is run together, who gets what, and what happens when it goes wrong."""
 
 import asyncio
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import uvloop
 
 from serving import batching
 from serving.batching import Arrays, Batcher, Busy, Lane
@@ -276,15 +279,16 @@ def test_what_is_not_quick_is_never_run_on_the_loop(
     assert threading.get_ident() not in threads.seen
 
 
-def test_a_lane_is_quick_by_what_runs_of_that_size_took():
+def test_a_lane_is_quick_by_what_the_last_runs_of_that_size_took():
     lane = Lane(Threads(), MOST, RUNS)
-    assert not lane.quick(1)  # before the first
-    lane.took(1, 0.001)
+    for _ in range(3):
+        assert not lane.quick(1)  # three have to be seen
+        lane.took(1, 0.001)
     assert lane.quick(1)
     assert not lane.quick(2)
-    lane.took(1, 0.025)  # an eighth of the way from 1 ms to 25
-    assert not lane.quick(1)
-    for _ in range(40):
+    lane.took(1, 0.004)
+    for _ in range(3):
+        assert not lane.quick(1)
         lane.took(1, 0.001)
     assert lane.quick(1)
 
@@ -316,7 +320,8 @@ def test_who_came_while_the_loop_was_held_is_not_alone(batcher: Batcher, quick: 
             return threads(feeds, alone)
 
         held = Lane(meanwhile, MOST, RUNS)
-        held.took(1, 0.0)
+        for _ in range(3):
+            held.took(1, 0.0)
         await batcher.run(held, numbers(0))
         await asyncio.sleep(0)
         await late[0]
@@ -358,3 +363,97 @@ def test_who_has_gone_away_is_not_computed_on_the_loop_either(batcher: Batcher, 
 
     asyncio.run(ask())
     assert len(threads.seen) == 9
+
+
+def test_only_the_job_that_was_alone_is_run_on_the_loop(batcher: Batcher, quick: None):
+    """While the loop reads others' requests, a thread may have done the lone job, and a larger one be waiting."""
+    threads = Threads()
+    lane = Lane(threads, MOST, RUNS)
+
+    async def ask() -> None:
+        await one_by_one(batcher, lane, 8)
+
+        async def larger() -> None:
+            end = time.monotonic() + 10
+            while batcher._bytes or batcher._running:  # reads for so long that a thread is done
+                assert time.monotonic() < end
+            await batcher.run(lane, numbers(*range(8)))
+
+        await asyncio.gather(*(batcher.run(lane, numbers(k)) for k in range(2)), larger())
+
+    asyncio.run(ask())
+    assert threading.get_ident() not in threads.seen[8:]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_who_sends_while_the_loop_is_held_is_not_alone(batcher: Batcher, quick: None, run: Any):
+    """Through a socket, as in a server: the bytes lie there when the loop is free again."""
+    threads, here = Threads(), threading.get_ident()
+    other = socket.socket()
+
+    def held(feeds: Arrays, alone: bool) -> list[Any]:
+        if threading.get_ident() == here:
+            other.sendall(b"x")
+        return threads(feeds, alone)
+
+    lane, late = Lane(held, MOST, RUNS), Lane(threads, MOST, RUNS)
+    for _ in range(3):
+        late.took(1, 0.0)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1):
+            await asyncio.create_task(batcher.run(late, numbers(1)))  # a task a request, as uvicorn
+            writer.write(b"y")
+        writer.close()
+        await writer.wait_closed()
+        gone.set()
+
+    gone = asyncio.Event()
+
+    async def ask() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        with other:
+            await asyncio.to_thread(other.connect, server.sockets[0].getsockname())
+            await one_by_one(batcher, lane, 9)
+            assert await asyncio.to_thread(other.recv, 1) == b"y"
+        await gone.wait()
+        server.close()
+        await server.wait_closed()
+
+    run(ask())
+    assert threads.seen[8:] == [here, threads.seen[9]]
+    assert threads.seen[9] != here
+
+
+def test_who_asks_twice_is_alone_both_times(batcher: Batcher, quick: None):
+    threads = Threads()
+
+    async def ask() -> None:
+        first, rest = Lane(threads, MOST, RUNS), Lane(threads, MOST, RUNS)
+        for _ in range(12):
+            await one_by_one(batcher, first, 1)
+            await batcher.run(rest, numbers(0))
+            while batcher._running:
+                await asyncio.sleep(0)
+
+    asyncio.run(ask())
+    assert threads.seen[8:] == [threading.get_ident()] * 16
+
+
+def test_an_answer_that_cannot_be_handed_out_costs_no_later_one(batcher: Batcher, quick: None):
+    found: list[Any] = []
+
+    def broken(feeds: Arrays, alone: bool) -> list[Any]:
+        found.append(threading.get_ident())
+        return [None] if len(found) == 9 else [feeds["x"]]
+
+    async def ask() -> list[Any]:
+        lane = Lane(broken, MOST, 1)
+        await one_by_one(batcher, lane, 8)
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(batcher.run(lane, numbers(0)), 0.05)
+        return await asyncio.wait_for(batcher.run(lane, numbers(7)), 10)
+
+    assert asyncio.run(ask())[0].tolist() == [7]
+    assert found[8] == threading.get_ident()
