@@ -28,8 +28,9 @@ Run = Callable[[Arrays, bool], list[NDArray[Any]]]
 # long, where so many jobs in a row have met nobody else's, and so many runs of that size, alone, took no longer.
 _QUICK_S = 0.003
 _LONELY, _SEEN = 8, 3
-# Turns of the loop until who came while it was held has asked: bytes are read, a task begins, BentoML's layers.
-_TURNS = 6
+# Who comes while the loop is held has asked when the one that held it has its answer, and after so many turns of the
+# loop: bytes are read, a task begins. More would take the next request of the same client for company.
+_TURNS = 3
 
 
 class Busy(Exception):
@@ -173,9 +174,11 @@ class Batcher:
             answers()
 
     def _let_go(self, asker: "asyncio.Task[Any] | None", turns: int) -> None:
-        """Forget after some turns of the loop who has held it."""
+        """Forget who has held the loop, after so many turns of it and when its task is done."""
         if turns:
             asyncio.get_running_loop().call_soon(self._let_go, asker, turns - 1)
+        elif asker is not None and not asker.done():
+            asker.add_done_callback(lambda done: self._let_go(done, 0))
         elif self._held_by is asker:
             self._held_by = None
 
