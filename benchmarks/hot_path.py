@@ -6,7 +6,6 @@ it. Then the loop's own work is taken apart in one process, with a network that 
 layers with ours around them, and the rest of an answer. Writes benchmarks/results/hot_path.json.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -40,13 +39,7 @@ ROW = next(row for row in ROWS if row.name == "raw body")
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("bundle", type=Path, help="of a ResNet-32 at 32 x 32, by sla-sd")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="of load in a round")
-    parser.add_argument("--out", type=Path, default=RESULTS / "hot_path.json")
+    parser = servers.flags(str(__doc__), RESULTS / "hot_path.json")
     settings = parser.parse_args()
     pieces = asyncio.run(in_one_process(settings.bundle))
     loaded = under_load(settings.bundle, settings.rounds, settings.seconds)

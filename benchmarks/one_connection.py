@@ -6,7 +6,6 @@ is HTTP, sockets and wrk itself. Before and after, onnxruntime alone runs the gr
 Writes benchmarks/results/one_connection.json.
 """
 
-import argparse
 import asyncio
 import json
 import statistics
@@ -85,13 +84,7 @@ class Moments:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("bundle", type=Path, help="of a ResNet-32 at 32 x 32, by sla-sd")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="of load in a round")
-    parser.add_argument("--out", type=Path, default=RESULTS / "one_connection.json")
+    parser = servers.flags(str(__doc__), RESULTS / "one_connection.json")
     settings = parser.parse_args()
     rounds = uvloop.run(measure(settings.bundle, settings.rounds, settings.seconds))
     found = {part: statistics.median(one[part] for one in rounds) for part in rounds[0]}

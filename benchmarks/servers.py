@@ -1,5 +1,6 @@
 """The servers that are measured, ours and others: each a process of its own, started and stopped with all it left."""
 
+import argparse
 import contextlib
 import os
 import signal
@@ -18,6 +19,18 @@ from serving.settings import ROOT
 
 START_S = 60
 OURS = "viewfold"
+
+
+def flags(about: str, out: Path) -> argparse.ArgumentParser:
+    """What a benchmark of servers is told: which bundle, how often, how long, and where its results go."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path, help="of a ResNet-32 at 32 x 32, by sla-sd")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4, help="of load in a round")
+    parser.add_argument("--out", type=Path, default=out)
+    return parser
 
 
 @contextlib.contextmanager

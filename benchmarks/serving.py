@@ -6,7 +6,6 @@ connections). Contenders take turns; before and after each, onnxruntime alone ru
 name. Writes benchmarks/results/serving.json.
 """
 
-import argparse
 import contextlib
 import json
 import shutil
@@ -23,7 +22,7 @@ import onnxruntime as ort
 
 from benchmarks import requests
 from benchmarks.load import Load, Shot, load
-from benchmarks.servers import OURS, serving, start_seconds
+from benchmarks.servers import OURS, flags, serving, start_seconds
 from serving import bundle
 from serving.images import Pixels
 from serving.limits import available_cpus
@@ -81,14 +80,8 @@ NEEDS = {"lit": "litserve", "fast": "fastapi"}  # what has to be installed for a
 
 def main() -> None:
     """Start everything, measure in turns, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("bundle", type=Path, help="of a ResNet-32 at 32 x 32, by sla-sd")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="of load on a contender in a round")
+    parser = flags(str(__doc__), RESULTS / "serving.json")
     parser.add_argument("--rows", nargs="+", help="only these")
-    parser.add_argument("--out", type=Path, default=RESULTS / "serving.json")
     settings = parser.parse_args()
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is not installed (apt-get install wrk)")

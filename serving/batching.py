@@ -62,9 +62,8 @@ class Lane:
         self.jobs: deque[_Job] = deque()
         self.images = 0
         self.running = 0
-        self._seconds: dict[
-            int, deque[float]
-        ] = {}  # by images: what the last runs took that were alone
+        # by images: what the last runs took that were alone
+        self._seconds: dict[int, deque[float]] = {}
 
     def quick(self, images: int) -> bool:
         """Whether a run of so many images, alone, may hold the event loop: the last ones were all quick enough."""

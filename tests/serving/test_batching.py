@@ -52,6 +52,13 @@ def numbers(*values: float) -> dict[str, Any]:
     return {"x": np.array(values, dtype=np.float64)}
 
 
+def refuse_negative(feeds: Arrays, alone: bool) -> list[Any]:
+    """A graph that fails where a number is below 0."""
+    if (feeds["x"] < 0).any():
+        raise RuntimeError("out of memory")
+    return [feeds["x"]]
+
+
 async def held_back(graph: Graph, batcher: Batcher, lane: Lane) -> "asyncio.Task[Any]":
     """A run that has begun and will not end before the gate opens."""
     graph.gate.clear()
@@ -190,13 +197,8 @@ def test_a_job_of_any_size_is_taken_when_nothing_waits(graph: Graph):
 
 
 def test_failure_reaches_everybody_who_waited_for_it_and_the_next_is_answered(batcher: Batcher):
-    def fail(feeds: Arrays, alone: bool) -> list[Any]:
-        if (feeds["x"] < 0).any():
-            raise RuntimeError("out of memory")
-        return [feeds["x"]]
-
     async def ask() -> list[Any]:
-        lane = Lane(fail, MOST, RUNS)
+        lane = Lane(refuse_negative, MOST, RUNS)
         with pytest.raises(RuntimeError, match="out of memory"):
             await batcher.run(lane, numbers(-1))
         return await batcher.run(lane, numbers(1))
@@ -335,13 +337,8 @@ def test_who_came_while_the_loop_was_held_is_not_alone(batcher: Batcher, quick: 
 def test_failure_on_the_loop_reaches_who_waited_and_the_next_is_answered(
     batcher: Batcher, quick: None
 ):
-    def fail(feeds: Arrays, alone: bool) -> list[Any]:
-        if (feeds["x"] < 0).any():
-            raise RuntimeError("out of memory")
-        return [feeds["x"]]
-
     async def ask() -> list[Any]:
-        lane = Lane(fail, MOST, RUNS)
+        lane = Lane(refuse_negative, MOST, RUNS)
         await one_by_one(batcher, lane, 8)
         with pytest.raises(RuntimeError, match="out of memory"):
             await batcher.run(lane, numbers(-1))
